@@ -1,0 +1,1 @@
+"""The libraries that run Whisper, each behind `predictors.whisper.recognizer.Backend`."""

@@ -1,0 +1,89 @@
+"""The temperature ladder: a window whose decoding fails is decoded again, alone, at the next temperature.
+
+The rules are openai-whisper's (`transcribe.decode_with_fallback`), for batches. Pure: the decoder is a function.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When a decoding fails, and when it is silence."""
+
+    compression_ratio: float = 2.4
+    logprob: float = -1.0
+    no_speech: float = 0.6
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What the decoder said about one window.
+
+    `tokens` are the sampled ones, timestamps included; `avg_logprob` is their mean log-probability, the end token
+    counted; `no_speech_prob` is the probability of <|nospeech|> at the start of the transcript.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    avg_logprob: float
+    no_speech_prob: float
+    temperature: float
+
+    @cached_property
+    def compression_ratio(self) -> float:
+        """Bytes of the text over bytes of it compressed; high for text that repeats itself."""
+        text = self.text.strip().encode()
+        return len(text) / len(zlib.compress(text))
+
+    def is_silence(self, limits: Thresholds) -> bool:
+        """Whether nothing was said: silence is probable, and the decoder was not sure of its words."""
+        return self.no_speech_prob > limits.no_speech and self.avg_logprob < limits.logprob
+
+    def is_repetitive(self, limits: Thresholds) -> bool:
+        """Whether the text repeats itself."""
+        return self.compression_ratio > limits.compression_ratio
+
+    def failed(self, limits: Thresholds) -> bool:
+        """Whether another temperature should be tried."""
+        if self.is_silence(limits):
+            return False
+        return self.is_repetitive(limits) or self.avg_logprob < limits.logprob
+
+
+def climb(
+    count: int,
+    temperatures: Sequence[float],
+    limits: Thresholds,
+    decode: Callable[[Sequence[int], float], Sequence[Decoding]],
+) -> list[Decoding]:
+    """The accepted decoding of each of `count` windows.
+
+    Args:
+        count: windows, known by their index.
+        temperatures: the ladder, lowest first; at least one.
+        limits: when a decoding fails.
+        decode: decodings of the windows with these indices, in their order, at this temperature.
+
+    Returns:
+        The first decoding of a window that does not fail; when all do, the one with the best log-probability among
+        those that do not repeat themselves, or among all.
+    """
+    tried: list[list[Decoding]] = [[] for _ in range(count)]
+    left: Sequence[int] = range(count)
+    for temperature in temperatures:
+        for window, decoding in zip(left, decode(left, temperature), strict=True):
+            tried[window].append(decoding)
+        left = [window for window in left if tried[window][-1].failed(limits)]
+        if not left:
+            break
+    return [_best(decodings, limits) for decodings in tried]
+
+
+def _best(decodings: Sequence[Decoding], limits: Thresholds) -> Decoding:
+    if not decodings[-1].failed(limits):
+        return decodings[-1]
+    varied = [decoding for decoding in decodings if not decoding.is_repetitive(limits)]
+    return max(varied or decodings, key=lambda decoding: decoding.avg_logprob)

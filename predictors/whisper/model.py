@@ -1,0 +1,17 @@
+"""The engine of a Whisper pod, from its settings."""
+
+from typing import Any
+
+from predictors.whisper.recognizer import WhisperRecognizer
+from predictors.whisper.settings import WhisperSettings
+
+
+def engine(settings: WhisperSettings) -> WhisperRecognizer[Any]:
+    """The recogniser on the backend that BACKEND names. Nothing is loaded yet, and only that backend's file is imported."""
+    if settings.backend == "openai_whisper":
+        from predictors.whisper.backends.openai_whisper import OpenAiWhisperBackend  # noqa: PLC0415  # see above
+
+        return WhisperRecognizer(OpenAiWhisperBackend(settings), settings)
+    from predictors.whisper.backends.ctranslate2 import CTranslate2Backend  # noqa: PLC0415
+
+    return WhisperRecognizer(CTranslate2Backend(settings), settings)

@@ -1,0 +1,159 @@
+"""The engine of the Whisper predictor: windows in, transcripts out, whatever the backend.
+
+A batch is cut into as many parts as the backend has workers. Each part is encoded once, its languages are detected from
+that encoding, it climbs the temperature ladder, and its tokens become segments and words.
+"""
+
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
+from typing import Generic, Protocol, TypeVar
+
+from predictors.whisper import windows
+from predictors.whisper.fallback import Decoding, climb
+from predictors.whisper.segments import Span, Vocabulary, segments, split, with_words
+from predictors.whisper.settings import WhisperSettings
+from predictors.whisper.windows import Abilities, Window
+from serving.contracts.asr import AsrInput, AsrResult, Samples, Word
+from serving.errors import InvalidInput, ServingError
+
+E = TypeVar("E")
+
+
+class Backend(Protocol[E]):
+    """A library that runs Whisper. `E` is its encoding of a few windows; `rows` say which of them are meant."""
+
+    device: str
+    workers: int
+    """Parts of a batch that are worked on at a time, each from a thread of its own."""
+    abilities: Abilities
+    vocabulary: Vocabulary
+
+    def load(self) -> None:
+        """Loads the weights and fills the attributes. Raises ValueError with one clear sentence."""
+
+    def encode(self, samples: Sequence[Samples]) -> E:
+        """Encodes windows of at most 30 s, padded to 30 s."""
+
+    def detect(self, encoded: E) -> list[tuple[str, float]]:
+        """The language of each window and its probability. Multilingual models only."""
+
+    def decode(self, encoded: E, rows: Sequence[int], parts: Sequence[Window], temperature: float) -> list[Decoding]:
+        """Decodes windows whose search, prompt length and timestamps are alike: beams at 0, samples above."""
+
+    def align(
+        self, encoded: E, rows: Sequence[int], parts: Sequence[Window], spans: Sequence[Sequence[Span]]
+    ) -> list[list[list[Word]]]:
+        """The words of each span of each window, by cross-attention and dynamic time warping."""
+
+    def close(self) -> None:
+        """Frees the weights."""
+
+
+class WhisperRecognizer(Generic[E]):
+    """An `asr/1` engine (`serving.engine`) around a backend."""
+
+    device = ""
+
+    def __init__(self, backend: Backend[E], settings: WhisperSettings):
+        self._backend = backend
+        self._settings = settings
+        self._limits = settings.thresholds()
+        self._threads: ThreadPoolExecutor | None = None
+
+    def load(self) -> None:
+        """Loads the weights. Raises ValueError when they, the device or LANGUAGE_FORCE do not work."""
+        self._backend.load()
+        self.device = self._backend.device
+        forced, known = self._settings.language_force, self._backend.abilities.languages
+        if forced and forced not in known:
+            raise ValueError(
+                f"LANGUAGE_FORCE={forced} is not known to this model, it knows: {', '.join(sorted(known))}"
+            )
+        self._threads = ThreadPoolExecutor(self._backend.workers, thread_name_prefix="whisper")
+
+    def close(self) -> None:
+        """Frees the weights."""
+        if self._threads is not None:
+            self._threads.shutdown()
+        self._backend.close()
+
+    def batch_key(self, item: AsrInput) -> Hashable:
+        """Windows with the same search and prompt share a batch; their languages may differ."""
+        return windows.batch_key(item.options, self._settings)
+
+    def run(self, items: Sequence[AsrInput]) -> list[AsrResult | ServingError]:
+        """Recognises windows of one batch key. Those that the model cannot do get an InvalidInput each."""
+        results: list[AsrResult | ServingError] = [AsrResult(text="") for _ in items]
+        planned: list[tuple[int, Window]] = []
+        for index, item in enumerate(items):
+            try:
+                window = windows.plan(item, self._backend.abilities, self._settings)
+            except InvalidInput as error:
+                results[index] = error
+            else:
+                if len(window.samples):
+                    planned.append((index, window))
+                else:
+                    results[index] = AsrResult(text="", language=window.language)
+        recognised = self._spread([window for _, window in planned])
+        for (index, _), result in zip(planned, recognised, strict=True):
+            results[index] = result
+        return results
+
+    def _spread(self, batch: Sequence[Window]) -> list[AsrResult]:
+        """Gives each worker an equal part of the batch."""
+        assert self._threads is not None  # noqa: S101  # load() made it
+        count = min(self._backend.workers, len(batch))
+        bounds = [len(batch) * part // count for part in range(count + 1)] if count else []
+        parts = [batch[start:end] for start, end in pairwise(bounds)]
+        return [result for part in self._threads.map(self._recognise, parts) for result in part]
+
+    def _recognise(self, batch: Sequence[Window]) -> list[AsrResult]:
+        encoded = self._backend.encode([window.samples for window in batch])
+        heard = self._listen(encoded, batch)
+
+        def decode(rows: Sequence[int], temperature: float) -> list[Decoding]:
+            return self._backend.decode(encoded, rows, [heard[row] for row in rows], temperature)
+
+        decodings = climb(len(heard), heard[0].temperatures, self._limits, decode)
+        spans = [self._spans(window, decoding) for window, decoding in zip(heard, decodings, strict=True)]
+        self._align(encoded, heard, spans)
+        return [self._result(*each) for each in zip(heard, decodings, spans, strict=True)]
+
+    def _listen(self, encoded: E, batch: Sequence[Window]) -> list[Window]:
+        """The windows with their languages, detected where they were not given."""
+        if all(window.language for window in batch):
+            return list(batch)
+        return [
+            window if window.language else replace(window, language=language, language_probability=probability)
+            for window, (language, probability) in zip(batch, self._backend.detect(encoded), strict=True)
+        ]
+
+    def _spans(self, window: Window, decoding: Decoding) -> list[Span]:
+        if decoding.is_silence(self._limits):
+            return []
+        return split(decoding.tokens, self._backend.vocabulary, window.duration)
+
+    def _align(self, encoded: E, batch: Sequence[Window], spans: list[list[Span]]) -> None:
+        """Gives spans their words, whose times take the place of the decoder's timestamps.
+
+        Those are often wrong by seconds where a window begins with a pause, because Whisper is made to begin within the
+        first second. Not for translations, which are not said in the order of the words that are heard, unless asked.
+        """
+        rows = [row for row, window in enumerate(batch) if spans[row] and window.is_aligned]
+        if not rows:
+            return
+        aligned = self._backend.align(encoded, rows, [batch[row] for row in rows], [spans[row] for row in rows])
+        for row, words in zip(rows, aligned, strict=True):
+            spans[row] = with_words(spans[row], words, batch[row].duration)
+
+    def _result(self, window: Window, decoding: Decoding, spans: Sequence[Span]) -> AsrResult:
+        found = segments(spans, decoding, self._backend.vocabulary, words=window.words)
+        return AsrResult(
+            text="".join(segment.text for segment in found),
+            language=window.language,
+            language_probability=window.language_probability,
+            segments=found,
+        )

@@ -1,0 +1,110 @@
+"""From a decoder's tokens to segments with times and text. Pure: token ids and functions in, contract objects out.
+
+Shared by every backend. Times are seconds from the window's start; a timestamp token stands for 20 ms steps.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from predictors.whisper.fallback import Decoding
+from serving.contracts.asr import Segment, Word
+
+SECONDS_PER_TIMESTAMP = 0.02
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the tokens of a model mean: text below `end_of_text`, times from `first_timestamp` up, control between."""
+
+    end_of_text: int
+    first_timestamp: int
+    decode: Callable[[list[int]], str]
+    """Text of text tokens."""
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text tokens' text; every other token is left out."""
+        return self.decode([token for token in tokens if token < self.end_of_text])
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of decoder tokens, its own timestamp tokens included, between two times."""
+
+    start: float
+    end: float
+    tokens: tuple[int, ...]
+    words: tuple[Word, ...] | None = None
+
+
+def split(tokens: Sequence[int], vocabulary: Vocabulary, duration: float) -> list[Span]:
+    """Spans of the text between timestamps, in order, none without text.
+
+    Whisper marks a segment as `<|0.00|> text <|2.00|>`; whatever else comes out of a decoder keeps all its text:
+    a lone timestamp ends one span and begins the next, text before the first begins at 0, text after the last ends with
+    the window, a time that goes backwards or beyond `duration` is moved to the nearest that does not. Without
+    timestamps the window is one span.
+    """
+    spans: list[Span] = []
+    start, latest = 0.0, 0.0
+    held: list[int] = []
+    has_text = False
+    for token in tokens:
+        if token < vocabulary.first_timestamp:
+            held.append(token)
+            has_text = has_text or token < vocabulary.end_of_text
+            continue
+        latest = min(max((token - vocabulary.first_timestamp) * SECONDS_PER_TIMESTAMP, latest), duration)
+        if has_text:
+            spans.append(Span(start, latest, (*held, token)))
+            held, has_text = [], False
+        else:
+            held = [token]
+        start = latest
+    if has_text:
+        spans.append(Span(start, duration, tuple(held)))
+    return [span for span in spans if vocabulary.text(span.tokens).strip()]
+
+
+def with_words(spans: Sequence[Span], words: Sequence[Sequence[Word]], duration: float) -> list[Span]:
+    """The spans with their words, whose first start and last end become their own.
+
+    Words are put in order: none begins before another ends, and none ends after `duration`. A span without words keeps
+    its times as far as they fit between its neighbours'.
+    """
+    timed = []
+    latest = 0.0
+
+    def forward(time: float) -> float:
+        nonlocal latest
+        latest = min(max(time, latest), duration)
+        return latest
+
+    for span, own in zip(spans, words, strict=True):
+        if own:
+            ordered = [word.model_copy(update={"start": forward(word.start), "end": forward(word.end)}) for word in own]
+            timed.append(replace(span, start=ordered[0].start, end=ordered[-1].end, words=tuple(ordered)))
+        else:
+            timed.append(replace(span, start=forward(span.start), end=forward(span.end), words=()))
+    return timed
+
+
+def segments(spans: Sequence[Span], decoding: Decoding, vocabulary: Vocabulary, *, words: bool) -> list[Segment]:
+    """The contract's segments.
+
+    Their statistics are those of the window's decoding, as in openai-whisper: no engine here tells the log-probability of
+    each token. `words`: whether the words are told.
+    """
+    return [
+        Segment(
+            start=round(span.start, 3),
+            end=round(span.end, 3),
+            text=vocabulary.text(span.tokens),
+            tokens=list(span.tokens),
+            temperature=decoding.temperature,
+            avg_logprob=decoding.avg_logprob,
+            compression_ratio=decoding.compression_ratio,
+            no_speech_prob=decoding.no_speech_prob,
+            words=list(span.words or ()) if words else None,
+        )
+        for span in spans
+    ]

@@ -1,0 +1,80 @@
+"""Settings of the Whisper predictor. Not here: what they mean to a backend (`backends/`)."""
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_settings import NoDecode
+
+from predictors.whisper.fallback import Thresholds
+from predictors.whisper.hardware import usable_cores
+from serving.settings import PredictorSettings
+
+Backend = Literal["ctranslate2", "openai_whisper"]
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "int8", "int8_float16", "float16", "bfloat16", "float32"]
+
+
+class WhisperSettings(PredictorSettings):
+    """The Whisper predictor: weights, where they run, and how they decode."""
+
+    model_id: str = Field("medium", min_length=1)
+    """Weights: a folder such as `/mnt/models`, a size such as `large-v3`, a hub id, or `demo:whisper-base`."""
+    backend: Backend = "ctranslate2"
+    """Engine: `ctranslate2` (faster-whisper's) or `openai_whisper` (the original library on torch)."""
+    device: Device = "auto"
+    """Where it runs: `cpu`, `cuda`, or `auto`, which takes the GPU when there is one."""
+    dtype: Dtype = "auto"
+    """Arithmetic; `auto` is float16 on GPU, and on CPU int8 (ctranslate2) or float32 (openai_whisper)."""
+    language_force: str = ""
+    """Language code of every request, whatever it asks for; results echo it. Empty: the request's, or detected."""
+    timestamps: Literal["auto", "none", "segments"] = "auto"
+    """`auto` gives what the request asks for, `none` one segment a window for everybody, `segments` always segment times."""
+    num_threads: int = Field(0, ge=0)
+    """CPU threads; 0 takes every core that the container may use."""
+    beam_size: int = Field(5, ge=1, le=20)
+    """Beams of the search at temperature 0, where the request names none."""
+    best_of: int = Field(5, ge=1, le=20)
+    """Candidates drawn at a temperature above 0, where the request names none."""
+    temperatures: Annotated[tuple[float, ...], NoDecode] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    """The fallback ladder, separated by commas: a window whose decoding fails is decoded again at the next one."""
+    compression_ratio_threshold: float = Field(2.4, gt=0)
+    """A decoding whose text compresses better than this repeats itself, and fails."""
+    logprob_threshold: float = Field(-1.0, le=0)
+    """A decoding with a lower average log-probability fails."""
+    no_speech_threshold: float = Field(0.6, ge=0, le=1)
+    """A decoding that fails by log-probability where silence is more probable than this is silence."""
+
+    @field_validator("dtype")
+    @classmethod
+    def _of_backend(cls, dtype: str, info: ValidationInfo) -> str:
+        accepted = ("auto", "float16", "float32")
+        if info.data.get("backend") == "openai_whisper" and dtype not in accepted:
+            raise ValueError(f"openai_whisper computes in {', '.join(accepted)}")
+        return dtype
+
+    @field_validator("language_force")
+    @classmethod
+    def _lower(cls, language: str) -> str:
+        return language.strip().lower()
+
+    @field_validator("temperatures", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("temperatures")
+    @classmethod
+    def _rising(cls, temperatures: tuple[float, ...]) -> tuple[float, ...]:
+        rising = all(low < high for low, high in pairwise(temperatures))
+        if not temperatures or not rising or not 0 <= temperatures[0] <= temperatures[-1] <= 1:
+            raise ValueError("give rising temperatures in 0..1, separated by commas, such as 0,0.2,0.4")
+        return temperatures
+
+    def thresholds(self) -> Thresholds:
+        """When a decoding fails, and when it is silence."""
+        return Thresholds(self.compression_ratio_threshold, self.logprob_threshold, self.no_speech_threshold)
+
+    def threads(self) -> int:
+        """NUM_THREADS, or the cores that this container may use."""
+        return self.num_threads or usable_cores()

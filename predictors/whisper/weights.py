@@ -1,0 +1,108 @@
+"""From MODEL_ID to something that a backend can load: a folder for CTranslate2, a checkpoint for openai-whisper.
+
+Downloads are the libraries' own. Every failure is a ValueError with one sentence for the operator's log.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from predictors.whisper import cache, checkpoint, demo_weights
+from predictors.whisper.checkpoint import Heads
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `whisper.load_model` takes, and the alignment heads where they are not those of an official size."""
+
+    name: str
+    alignment_heads: Heads | None = None
+
+
+def for_ctranslate2(model_id: str) -> Path:
+    """A folder with `model.bin`, `config.json` and `tokenizer.json`."""
+    local = _local(model_id)
+    if local is None:
+        from faster_whisper.utils import download_model  # noqa: PLC0415  # heavy libraries are imported when needed
+
+        local = Path(downloaded(model_id, lambda: download_model(model_id)))
+    missing = [name for name in ("model.bin", "tokenizer.json") if not (local / name).is_file()]
+    if not missing:
+        return local
+    hint = ""
+    if checkpoint.is_hugging_face(local):
+        hint = (
+            "; it is a Hugging Face model: convert it with `ct2-transformers-converter --copy_files tokenizer.json "
+            "preprocessor_config.json`, or set BACKEND=openai_whisper"
+        )
+    raise ValueError(f"MODEL_ID={model_id} is no CTranslate2 Whisper, it has no {' and no '.join(missing)}{hint}")
+
+
+def for_openai_whisper(model_id: str) -> Checkpoint:
+    """An official size by its name, or a checkpoint file; other layouts are converted into the cache."""
+    local = _local(model_id)
+    if local is None:
+        import whisper  # noqa: PLC0415
+
+        if model_id in whisper.available_models():
+            return Checkpoint(model_id)
+        if "/" not in model_id:
+            sizes = ", ".join(whisper.available_models())
+            raise ValueError(f"MODEL_ID={model_id} is no size of openai-whisper, which has: {sizes}")
+        local = _snapshot(model_id)
+    if local.is_file():
+        return Checkpoint(str(local))
+    if checkpoint.is_ctranslate2(local) or checkpoint.is_hugging_face(local):
+        return _converted(local)
+    checkpoints = sorted(local.glob("*.pt"))
+    if len(checkpoints) != 1:
+        raise ValueError(
+            f"MODEL_ID={model_id} has {len(checkpoints)} files *.pt and no other Whisper; it must hold one checkpoint of "
+            "openai-whisper, or a Hugging Face or CTranslate2 model"
+        )
+    return Checkpoint(str(checkpoints[0]))
+
+
+def downloaded(model_id: str, download: Callable[[], R]) -> R:
+    """What `download` gives. Raises ValueError with its reason when it fails."""
+    try:
+        return download()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(f"MODEL_ID={model_id}: the weights cannot be downloaded: {reason}") from None
+
+
+def _local(model_id: str) -> Path | None:
+    """The folder or file that MODEL_ID names; None when it names something to download."""
+    if model_id == demo_weights.NAME:
+        return demo_weights.folder()
+    path = Path(model_id)
+    if path.exists():
+        return path
+    if model_id.startswith(("/", ".", "~", "demo:")):
+        raise ValueError(f"MODEL_ID={model_id} does not exist")
+    return None
+
+
+def _snapshot(repository: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download  # noqa: PLC0415
+    except ImportError:
+        raise ValueError("a hub id needs the package huggingface_hub, which is not installed") from None
+    wanted = ["config.json", "generation_config.json", "model.safetensors", "model-*.safetensors", "*.pt", "model.bin"]
+    return Path(downloaded(repository, lambda: snapshot_download(repository, allow_patterns=wanted)))
+
+
+def _converted(source: Path) -> Checkpoint:
+    """The source's tensors as a checkpoint, made once for each state of its files."""
+    files = sorted(file for file in source.iterdir() if file.is_file())
+    state = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]
+    folder = cache.folder(f"whisper-openai-{key}", lambda target: checkpoint.convert(source, target))
+    heads = folder / checkpoint.HEADS
+    return Checkpoint(str(folder / checkpoint.MODEL), json.loads(heads.read_text()) if heads.is_file() else None)

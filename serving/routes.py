@@ -1,0 +1,152 @@
+"""V1, V2, health, limits and docs on KServe's app. Included before KServe's own routes: the first match wins.
+
+JSON and binary tensors arrive on one route, are decoded without a copy (`serving.v2`) and go through `Model.__call__`, so
+that KServe's stage metrics and readiness stay in force. Not here: any route of a modality, and errors (`serving.middleware`).
+"""
+
+import importlib.resources
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from kserve import InferResponse, Model
+from kserve.errors import ModelNotFound, ModelNotReady
+from starlette.staticfiles import StaticFiles
+
+from serving import v2
+from serving.errors import InvalidInput, NotFound, Overloaded
+from serving.middleware import unless_disconnected, whole_number
+
+
+async def receive_body(request: Request) -> memoryview:
+    """The whole body in one buffer, allocated once when Content-Length says its size. Raises InvalidInput if it ends early."""
+    size, end = whole_number(request.headers, "Content-Length"), 0
+    if size is None:
+        return memoryview(await request.body())
+    buffer = memoryview(bytearray(size))
+    async for chunk in request.stream():
+        if end + len(chunk) > size:
+            raise InvalidInput(f"the body is longer than its Content-Length of {size} bytes")
+        buffer[end : end + len(chunk)] = chunk
+        end += len(chunk)
+    if end != size:
+        raise InvalidInput(f"the body ended after {end} of {size} bytes")
+    return buffer
+
+
+def no_version(model_name: str, version: str) -> NotFound:
+    """The error for a request that names a version of the model."""
+    return NotFound(
+        f"model {model_name!r} has no version {version[:32]!r}: revisions are served by traffic split, call it without one",
+        code="version_not_found",
+    )
+
+
+def protocol_router(model: Model) -> APIRouter:
+    """V1 `:predict` and V2 `infer` for the one model of this pod."""
+    routes = APIRouter()
+
+    def ready(name: str) -> Model:
+        if name != model.name:
+            raise ModelNotFound(name)
+        if not model.ready:
+            raise ModelNotReady(name)
+        return model
+
+    @routes.post("/v2/models/{model_name}/infer", tags=["V2"], summary="V2 inference, JSON or binary tensors")
+    async def infer(model_name: str, request: Request) -> Response:
+        served = ready(model_name)
+        json_length = whole_number(request.headers, "Inference-Header-Content-Length")
+        body = await receive_body(request)
+        decoded = v2.decode_request(body, json_length, model_name)
+        call = served(decoded, headers=dict(request.headers))
+        answer, headers = await unless_disconnected(request.receive, call)
+        binary = v2.wants_binary(decoded, [output.name for output in answer.outputs])
+        return v2_response(answer, binary, headers)
+
+    @routes.post("/v2/models/{model_name}/versions/{version}/infer", tags=["V2"], include_in_schema=False)
+    @routes.get("/v2/models/{model_name}/versions/{version}/{rest:path}", tags=["V2"], include_in_schema=False)
+    @routes.get("/v2/models/{model_name}/versions/{version}", tags=["V2"], include_in_schema=False)
+    async def version(model_name: str, version: str) -> Response:
+        ready(model_name)
+        raise no_version(model_name, version)
+
+    @routes.post("/v1/models/{model_name}:predict", tags=["V1"], summary="V1 inference, JSON")
+    async def predict(model_name: str, request: Request) -> Response:
+        served = ready(model_name)
+        body = await receive_body(request)
+        try:
+            decoded = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise InvalidInput(f"the body is not JSON: {error}") from None
+        if not isinstance(decoded, dict) or not isinstance(decoded.get("instances"), list):
+            raise InvalidInput("the body must be an object with a list 'instances'", param="instances")
+        call = served(decoded, headers=dict(request.headers))
+        answer, headers = await unless_disconnected(request.receive, call)
+        return Response(orjson.dumps(answer), media_type="application/json", headers=headers)
+
+    return routes
+
+
+def v2_response(answer: InferResponse, binary: dict[str, bool], headers: dict[str, str]) -> Response:
+    """A V2 response on the wire: binary outputs behind the JSON, plain JSON when there are none."""
+    parts, length = v2.encode(answer, binary)
+    if len(parts) == 1:
+        return Response(parts[0], media_type="application/json", headers=headers)
+    return Response(
+        b"".join(parts), media_type="application/octet-stream", headers={**headers, v2.JSON_LENGTH: str(length)}
+    )
+
+
+def health_router(model: Model, draining: Callable[[], bool]) -> APIRouter:
+    """Readiness that tells the truth: false until the warm-up is over, and again once the pod drains.
+
+    `/` and `/health` always answer 200, for people and uptime monitors; they call nobody, so they wake no pod from zero.
+    """
+    routes = APIRouter(tags=["health"])
+
+    def check(name: str | None) -> None:
+        if name is not None and name != model.name:
+            raise ModelNotFound(name)
+        if draining():
+            raise Overloaded("this pod is shutting down", code="draining")
+        if not model.ready:
+            raise ModelNotReady(model.name)
+
+    @routes.get("/")
+    @routes.get("/health")
+    async def health() -> dict[str, Any]:
+        status = "draining" if draining() else "ok" if model.ready else "starting"
+        return {"status": status, **model.health()}
+
+    @routes.get("/v2/health/ready")
+    async def server_ready() -> dict[str, bool]:
+        check(None)
+        return {"ready": True}
+
+    @routes.get("/v2/models/{model_name}/ready")
+    async def model_ready(model_name: str) -> dict[str, Any]:
+        check(model_name)
+        return {"name": model_name, "ready": True}
+
+    return routes
+
+
+def mount_docs(app: FastAPI, title: str, description: str) -> None:
+    """`/docs` from files in the image, so that it works without internet access; `/openapi.json` is FastAPI's own."""
+    app.title, app.description = title, description
+    assets = next(iter((importlib.resources.files("swagger_ui_bundle") / "vendor").iterdir()))
+    app.mount("/docs/assets", StaticFiles(directory=str(assets)), name="docs-assets")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",  # relative, as the others: the pod may be served under a prefix
+            title=title,
+            swagger_js_url="docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="docs/assets/swagger-ui.css",
+            swagger_favicon_url="docs/assets/favicon-32x32.png",
+        )

@@ -1,0 +1,241 @@
+"""Runs a pod: settings → load → warm up → serve → drain.
+
+The port is open while the model loads (liveness answers, readiness does not), so a slow load is no crash loop. A load
+that fails ends the process with its reason. SIGTERM drains: readiness goes, new work is refused with 503, what is in
+flight (requests, event streams, WebSockets, gRPC) may finish within `grace_seconds`, then everything closes.
+
+KServe's own `ModelServer.start` blocks until the model is loaded and cuts WebSockets at SIGTERM; its parts (app, data
+plane, routes, servicer) are used here in our order.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import uvicorn
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import JSONResponse
+from kserve import ModelServer
+from kserve.model_server import app as kserve_app
+from kserve.protocol.rest.server import RESTServer
+
+from serving import grpc_server, telemetry
+from serving.auth import Keys
+from serving.dialects import Dialects, Render
+from serving.middleware import ApiKeys, BodyLimit, Drain, DrainMiddleware, RequestScope
+from serving.routes import health_router, mount_docs, protocol_router
+from serving.settings import PodSettings
+
+logger = logging.getLogger(__name__)
+
+_CLOSING_SECONDS = 3.0
+_KSERVES = {
+    "/metrics",
+    "/v1/models",
+    "/v1/models/{model_name}",
+    "/v2",
+    "/v2/health/live",
+    "/v2/models",
+    "/v2/models/{model_name}",
+}
+"""The routes of KServe's that stay."""
+
+
+class PodModel(Protocol):
+    """A KServe model that can start and stop: `serving.predictor.Predictor`, or a transformer's."""
+
+    name: str
+    ready: bool
+
+    async def start_up(self) -> None: ...  # noqa: D102
+    async def shut_down(self) -> None: ...  # noqa: D102
+    def health(self) -> dict[str, Any]: ...  # noqa: D102
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the pod decides when to stop."""
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serves until `should_exit`. Raises RuntimeError when the port is taken; uvicorn would end the process here."""
+        try:
+            await super().serve(sockets)
+        except SystemExit:
+            raise RuntimeError(f"port {self.config.port} cannot be opened") from None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves the signals alone."""
+        yield
+
+
+def serve(
+    model: PodModel,
+    settings: PodSettings,
+    *,
+    routers: Sequence[APIRouter] = (),
+    dialects: Mapping[str, Render] | None = None,
+    drain: Drain | None = None,
+) -> None:
+    """Serves `model` until SIGTERM or SIGINT; exits the process with 1 when it cannot be loaded.
+
+    Args:
+        model: what is served; it must be a KServe `Model`.
+        settings: ports, limits, keys.
+        routers: the public routes of a transformer; they come before KServe's.
+        dialects: error body by path prefix, besides KServe's.
+        drain: pass one to share it with routes that end long streams when the pod stops.
+    """
+    telemetry.configure_logging(settings.log_level)
+    telemetry.configure_tracing(settings.model_name)
+    telemetry.mark_cold_start("import")
+    try:
+        keys = Keys(settings.api_keys, settings.api_keys_file)
+    except ValueError as error:
+        sys.exit(str(error))
+    pod, runner = _Pod(model, settings, keys, drain or Drain()), asyncio.Runner()
+    code = runner.run(pod.run(routers, dialects or {}))
+    telemetry.flush_traces()
+    if pod.abandoned:
+        # A library's call cannot be interrupted, and Python would wait for its thread: no load, no batch may keep a
+        # pod alive that has to go.
+        logging.shutdown()
+        os._exit(code)
+    runner.close()
+    sys.exit(code)
+
+
+class _Pod:
+    def __init__(self, model: PodModel, settings: PodSettings, keys: Keys, drain: Drain):
+        self._model = model
+        self._settings = settings
+        self._keys = keys
+        self._drain = drain
+        self._stop = asyncio.Event()
+        self.abandoned = False
+        """Whether a thread may still be at work for the model when `run` returns."""
+
+    async def run(self, routers: Sequence[APIRouter], dialects: Mapping[str, Render]) -> int:
+        settings = self._settings
+        # Only its data plane is used: registry, metadata, and the context that KServe's classes expect.
+        kserve = ModelServer(http_port=settings.http_port, enable_grpc=False, workers=1)
+        kserve.register_model(self._model)
+        app = self._application(kserve, routers, dialects)
+        config = uvicorn.Config(
+            app, settings.host, settings.http_port, log_config=None, access_log=False, lifespan="off", timeout_keep_alive=65,
+            ws_max_size=1 << 24, timeout_graceful_shutdown=1,
+        )  # fmt: skip
+        server = Server(config)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        serving = asyncio.create_task(server.serve())
+        grpc = None
+        code = 0
+        try:
+            if settings.enable_grpc:
+                servicer = grpc_server.Servicer(
+                    kserve.dataplane, lambda: self._model.ready and not self._drain.draining.is_set()
+                )
+                grpc = await grpc_server.start(
+                    servicer,
+                    f"{settings.host}:{settings.grpc_port}",
+                    max_message=settings.grpc_max_message_bytes,
+                    keys=self._keys,
+                    drain=self._drain,
+                )
+            code = await self._until_stopped(serving)
+        except (ValueError, RuntimeError) as error:  # unusable weights, device or port: one line, no traceback
+            logger.critical("cannot start: %s", error)
+            code = 1
+        except Exception:
+            logger.critical("cannot start", exc_info=True)
+            code = 1
+        finally:
+            self._drain.begin()  # what is in flight goes on, so the model stays ready for it
+            await self._finish_work(server, serving, grpc)
+        return code
+
+    def _application(
+        self, kserve: ModelServer, routers: Sequence[APIRouter], dialects: Mapping[str, Render]
+    ) -> FastAPI:
+        app: FastAPI = kserve_app
+        app.router.default_response_class = JSONResponse  # KServe's choice is deprecated, and each first use warns
+        mount_docs(app, f"Sonotome · {self._model.name}", "Speech, audio and chest-CT inference on KServe.")
+        draining = self._drain.draining.is_set
+        for router in (*routers, health_router(self._model, draining), protocol_router(self._model)):
+            app.include_router(router)
+        rest = RESTServer("kserve.model_server:app", kserve.dataplane, kserve.model_repository_extension, 0)
+        rest.create_application()
+        _drop_replaced(app)
+        return wrap(app, dialects, self._keys, self._drain, self._settings.max_body_bytes)
+
+    async def _until_stopped(self, serving: asyncio.Task[None]) -> int:
+        starting = asyncio.create_task(self._model.start_up())
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({starting, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                await serving
+            if starting.done():
+                await starting
+                telemetry.mark_cold_start("ready")
+                logger.info("ready", extra={"model": self._model.name, "http_port": self._settings.http_port})
+                await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+            return 0 if self._stop.is_set() else 1
+        finally:
+            self.abandoned = not starting.done()  # cancelling it ends the waiting, not the loading
+            for task in (starting, stopping):
+                task.cancel()
+            await asyncio.gather(starting, stopping, return_exceptions=True)
+
+    async def _finish_work(self, server: Server, serving: asyncio.Task[None], grpc: Any) -> None:
+        grace = self._settings.grace_seconds
+        try:
+            await asyncio.wait_for(self._drain.wait(), grace)
+        except TimeoutError:
+            logger.warning("work was cut off after GRACE_SECONDS", extra={"grace_seconds": grace})
+        if grpc is not None:
+            await grpc.stop(grace=1)
+        server.should_exit = True
+        await asyncio.gather(serving, return_exceptions=True)
+        try:
+            await asyncio.wait_for(self._model.shut_down(), _CLOSING_SECONDS)
+        except TimeoutError:
+            logger.warning("the model did not stop in time")
+            self.abandoned = True
+        logger.info("stopped")
+
+
+def _drop_replaced(app: FastAPI) -> None:
+    """Takes those of KServe's routes off that ours replace, or that let a client unload the model or ask for nothing."""
+    for router in (app.router, *(getattr(route, "original_router", app.router) for route in app.routes)):
+        router.routes[:] = [
+            route
+            for route in router.routes
+            if not getattr(getattr(route, "endpoint", None), "__module__", "").startswith("kserve.")
+            or getattr(route, "path", None) in _KSERVES
+        ]
+
+
+def wrap(app: FastAPI, dialects: Mapping[str, Render], keys: Keys, drain: Drain, max_body_bytes: int) -> FastAPI:
+    """Puts `serving.middleware` around an app and takes its own error handlers off, so that every error ends there."""
+    shapes = Dialects()
+    for prefix, render in dialects.items():
+        shapes.register(prefix, render)
+    for handled in list(app.exception_handlers):
+        app.add_exception_handler(handled, _reraise)
+    app.add_middleware(BodyLimit, limit=max_body_bytes)  # the last one added is the outermost
+    app.add_middleware(ApiKeys, keys=keys)
+    app.add_middleware(DrainMiddleware, drain=drain)
+    app.add_middleware(RequestScope, dialects=shapes)
+    return app
+
+
+async def _reraise(_request: Any, error: Exception) -> Any:
+    raise error

@@ -1,0 +1,112 @@
+"""Settings of a pod: pydantic-settings classes, one a pod, filled from the environment and KServe's own flags.
+
+A docstring under each field is its description; the tables in the READMEs are generated from them (`serving.reference`).
+A value that does not fit stops the start with one line. Precedence: command line, environment, default.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1 << 20
+
+
+class PodSettings(BaseSettings):
+    """What every pod has: names, ports, limits of the protocol, keys, shutdown, logs."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="", extra="ignore", use_attribute_docstrings=True, populate_by_name=True, env_ignore_empty=True
+    )
+
+    model_name: str = "model"
+    """Name of the model in V1 and V2 paths; the InferenceService's name. Flag `--model_name`."""
+    http_port: int = Field(8080, ge=0, le=65535)
+    """Port of REST (V1, V2, public routes, metrics). Flag `--http_port`."""
+    grpc_port: int = Field(8081, ge=0, le=65535)
+    """Port of V2 over gRPC. Flag `--grpc_port`."""
+    enable_grpc: bool = True
+    """Whether V2 over gRPC is served. Flag `--enable_grpc`."""
+    max_body_bytes: int = Field(1024 * MIB, gt=0)
+    """Largest request body on any route; more is refused with 413 before it is read."""
+    grpc_max_message_bytes: int = Field(1024 * MIB, gt=0, lt=2**31)
+    """Largest gRPC message, either way."""
+    api_keys: str = ""
+    """API keys, separated by commas. With one or more, every route but health and metrics wants `Authorization: Bearer`."""
+    api_keys_file: Path | None = None
+    """A file with one API key a line (a mounted Secret), besides `API_KEYS`; read again when it changes."""
+    grace_seconds: float = Field(30.0, gt=0)
+    """After SIGTERM, how long work in flight may go on before it is cut off."""
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    """Least severe level that is logged: DEBUG, INFO, WARNING or ERROR."""
+    host: str = "0.0.0.0"  # noqa: S104  # a pod listens on every address
+    """Address that REST listens on."""
+
+    @classmethod
+    def from_command_line(cls, argv: Sequence[str] | None = None) -> Self:
+        """Settings from flags (`--name value`, any field) and the environment. Exits with one line on a bad value.
+
+        KServe's controller appends flags that its own server knows; those that mean nothing here are accepted and
+        ignored, `--workers` above 1 is refused (a second worker would load the model again and split the metrics).
+        """
+        arguments = _parse(cls, sys.argv[1:] if argv is None else argv)
+        try:
+            return cls(**arguments)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]) if first["loc"] else "settings"
+            sys.exit(f"{name.upper()}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})")
+
+
+class PredictorSettings(PodSettings):
+    """What every predictor has besides: how requests join into batches."""
+
+    max_batch_size: int = Field(8, ge=1)
+    """Items (windows, volumes) that share one call of the engine."""
+    max_batch_wait_ms: float = Field(5.0, ge=0)
+    """How long an incomplete batch waits for company, in milliseconds."""
+    max_queue: int = Field(256, ge=1)
+    """Items that may wait; more are refused with 503 and Retry-After."""
+
+
+class TransformerSettings(PodSettings):
+    """What every transformer has besides: where its predictor is and how patient it is."""
+
+    predictor_host: str = "127.0.0.1:8081"
+    """Host, or host:port, of the predictor. Flag `--predictor_host`; KServe's controller sets it."""
+    predictor_model_name: str = ""
+    """Name of the model on the predictor where it differs from MODEL_NAME."""
+    predictor_use_ssl: bool = False
+    """Whether the predictor is called over https. Flag `--predictor_use_ssl`."""
+    request_timeout_seconds: float = Field(600.0, gt=0)
+    """One deadline for a whole request; a client may ask for less with the header `x-request-timeout-seconds`."""
+    hop_concurrency: int = Field(4, ge=1)
+    """Windows of one request that are at the predictor at a time."""
+    hop_connections: int = Field(64, ge=1)
+    """Open connections to the predictor, over all requests."""
+
+
+def _parse(cls: type[PodSettings], argv: Sequence[str]) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(prog="python -m ...", description=cls.__doc__, allow_abbrev=False)
+    for name, field in cls.model_fields.items():
+        text = (field.description or "").replace("%", "%%")
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text, metavar=name.upper())
+    parser.add_argument("--workers", type=int, default=1, help="always 1: one process holds the model")
+    known, unknown = parser.parse_known_args(argv)
+    arguments = vars(known)
+    if arguments.pop("workers") != 1:
+        sys.exit("--workers must be 1: scale with replicas, each process would load the model again")
+    for flag in unknown:
+        if flag.startswith("--") and not _is_kserve_flag(flag):
+            sys.exit(f"unknown flag {flag.split('=')[0]}")
+    return arguments
+
+
+def _is_kserve_flag(flag: str) -> bool:
+    from kserve.model_server import parser  # noqa: PLC0415  # importing KServe takes a second; only odd flags pay it
+
+    return flag.split("=", maxsplit=1)[0] in parser._option_string_actions  # noqa: SLF001  # argparse has no public list of flags

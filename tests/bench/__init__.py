@@ -1,0 +1,1 @@
+"""`make bench`: figures against the alternatives, as ratios measured in one run."""

@@ -1,0 +1,71 @@
+"""`make bench`: every bench in one run, printed and written to docs/benchmarks.md."""
+
+import argparse
+import datetime as dt
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.bench import boundaries, cuts, hop, service
+from tests.bench.report import Section
+from tests.services import whisper
+
+REPORT = Path(__file__).parents[2] / "docs/benchmarks.md"
+CUTS = 1000
+
+
+def _cuts() -> list[Section]:
+    rows = cuts.run(CUTS)
+    section = Section(
+        "Cuts inside a word",
+        f"{CUTS} cuts a line in fluent synthetic speech with known word spans. A forced cut is one made for want of a "
+        "pause: both sides are decoded with context, so a word under it is not lost.",
+    )
+    for row in rows:
+        forced = f", {row.forced} forced ({row.forced_in_word} of them inside a word)" if row.forced else ""
+        section.row(f"{row.condition}: {row.method}", f"{row.in_word} of {row.cuts} ({row.share:.1%}){forced}")
+    return [section]
+
+
+def _service() -> list[Section]:
+    with whisper(service.THREADS) as running:
+        return [service.against_the_library(running), service.many_clients(running)]
+
+
+BENCHES: dict[str, Callable[[], list[Section]]] = {
+    "service": _service,
+    "boundaries": lambda: [boundaries.run()],
+    "cuts": _cuts,
+    "hop": lambda: [hop.run()],
+}
+
+
+def _machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{os.cpu_count()} cores, {name}, Python {platform.python_version()}"
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("only", nargs="*", choices=[*BENCHES, []], help="these alone, without writing the report")
+    options = parser.parse_args()
+    sections: list[Section] = []
+    for name in options.only or BENCHES:
+        found = BENCHES[name]()
+        sections += found
+        for section in found:
+            print(section.markdown(), flush=True)
+    if not options.only:
+        head = (
+            "# Benchmarks\n\nMade by `make bench` in one run; the ways that are compared take turns. Ratios matter, seconds "
+            f"depend on the machine.\n\n{dt.date.today().isoformat()} · {_machine()}\n"
+        )
+        REPORT.parent.mkdir(exist_ok=True)
+        REPORT.write_text("\n".join([head, *(section.markdown() for section in sections)]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""(b) Words lost or doubled within a second of a cut: our windows and joins, hard 30 s cuts, quietest-100-ms cuts.
+
+One recogniser reads the same ten minutes three times; only where the windows lie, and how they are joined, differs. What
+was said is taken from each clip decoded alone, where nothing is cut.
+"""
+
+import string
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import jiwer
+import numpy as np
+
+from predictors.whisper.model import engine
+from predictors.whisper.settings import WhisperSettings
+from serving.contracts.asr import AsrInput, AsrOptions, AsrResult
+from tests.bench import cuts
+from tests.bench.report import Section
+from tests.bench.speech import RATE, Samples, speech
+from transformers_pre.audio.merge import TranscriptBuilder
+from transformers_pre.audio.split import SplitLimits, Splitter
+from transformers_pre.audio.vad import VoiceActivity
+
+NEAR = 1.0  # seconds
+Recognise = Callable[[Samples], AsrResult]
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """One word and the middle of its time in the file, in seconds."""
+
+    text: str
+    at: float
+
+
+def _spoken(words: Iterator[tuple[str, float, float]]) -> list[Spoken]:
+    plain = str.maketrans("", "", string.punctuation)
+    found = [Spoken(text.lower().translate(plain).strip(), (start + end) / 2) for text, start, end in words]
+    return [word for word in found if word.text]
+
+
+def _timed(result: AsrResult, offset: float) -> Iterator[tuple[str, float, float]]:
+    for segment in result.segments:
+        for word in segment.words or []:
+            yield word.word, word.start + offset, word.end + offset
+
+
+def _plain(samples: Samples, ends: list[int], recognise: Recognise) -> list[Spoken]:
+    """Windows that meet without context, their words one after the other."""
+    words: list[Spoken] = []
+    for start, end in zip([0, *ends], [*ends, len(samples)], strict=True):
+        words += _spoken(_timed(recognise(samples[start:end]), start / RATE))
+    return words
+
+
+def _ours(samples: Samples, recognise: Recognise) -> tuple[list[Spoken], list[int]]:
+    limits = SplitLimits()
+    splitter = Splitter(limits)
+    with VoiceActivity() as voice:
+        windows = splitter.push(samples, voice.push(samples)) + splitter.finish(voice.finish())
+    builder = TranscriptBuilder("transcribe", limits)
+    for window, part in windows:
+        builder.add(window, recognise(part) if window.has_speech else None)
+    transcript = builder.finish(len(samples) / RATE)[1]
+    words = ((word.word, word.start, word.end) for segment in transcript.segments for word in segment.words or [])
+    return _spoken(words), [window.end for window, _ in windows[:-1]]
+
+
+def _places(method: cuts.Hard | cuts.Quietest, samples: Samples) -> list[int]:
+    method.push(samples)
+    return [cut for cut, _ in method.cuts]
+
+
+def _near(at: float, ends: list[int]) -> bool:
+    return any(abs(at - end / RATE) <= NEAR for end in ends)
+
+
+def _count(said: list[Spoken], heard: list[Spoken], ends: list[int]) -> tuple[int, int]:
+    """Words lost and words added within a second of a cut."""
+    aligned = jiwer.process_words(" ".join(word.text for word in said), " ".join(word.text for word in heard))
+    lost = added = 0
+    for chunk in aligned.alignments[0]:
+        if chunk.type == "delete":
+            lost += sum(_near(word.at, ends) for word in said[chunk.ref_start_idx : chunk.ref_end_idx])
+        if chunk.type == "insert":
+            added += sum(_near(word.at, ends) for word in heard[chunk.hyp_start_idx : chunk.hyp_end_idx])
+    return lost, added
+
+
+def run(seconds: float = 600.0) -> Section:
+    """The section for the report."""
+    recogniser = engine(WhisperSettings(model_id="demo:whisper-base", num_threads=2))
+    recogniser.load()
+    options = AsrOptions(language="en", timestamps="word")
+
+    def recognise(samples: Samples) -> AsrResult:
+        result = recogniser.run([AsrInput(np.ascontiguousarray(samples), options)])[0]
+        assert isinstance(result, AsrResult)
+        return result
+
+    samples, clips = speech(seconds)
+    alone = {clip.name: recognise(clip.samples) for clip in clips}
+    said = [word for clip in clips for word in _spoken(_timed(alone[clip.name], clip.start / RATE))]
+    samples = samples[: clips[-1].start + len(clips[-1].samples)]
+    section = Section(
+        "Words at the cuts",
+        f"{len(samples) / RATE:.0f} s of speech, one recogniser; words lost and doubled within {NEAR:g} s of a cut.",
+    )
+    ours, ends = _ours(samples, recognise)
+    lost, added = _count(said, ours, ends)
+    section.row("sonotome", f"{lost} lost, {added} doubled at {len(ends)} cuts")
+    for method in (cuts.Hard(), cuts.Quietest()):
+        places = _places(method, samples)
+        lost, added = _count(said, _plain(samples, places, recognise), places)
+        section.row(method.name, f"{lost} lost, {added} doubled at {len(places)} cuts")
+    recogniser.close()
+    return section

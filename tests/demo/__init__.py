@@ -1,0 +1,1 @@
+"""`make demo`: a real recording through both pods by three stock clients."""

@@ -1,0 +1,14 @@
+"""Fixtures of the audio transformer's tests."""
+
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
+from transformers_pre.audio.media import DecoderPool, MediaLimits
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def media_pool() -> AsyncIterator[DecoderPool]:
+    """Two decoders, one start for a module; its tests run in the module's loop."""
+    async with DecoderPool(MediaLimits()) as pool:
+        yield pool

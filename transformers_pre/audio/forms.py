@@ -1,0 +1,217 @@
+"""What a client may ask of a transcription: the fields' names, what each accepts, and how they go together.
+
+`SpeechForm` has what every route takes, `OpenAIForm` adds OpenAI's fields, `ProtocolForm` is for V1 and V2 parameters. Fields
+that a form does not have are ignored; a value that is not accepted is refused by the field's name. The recording itself is
+`transformers_pre.audio.upload`.
+"""
+
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import pydantic
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from starlette.requests import Request
+
+from serving.contracts.asr import Task
+from serving.errors import InvalidInput
+from transformers_pre.audio import languages, upload
+from transformers_pre.audio.transcribe import TranscriptionRequest, Waveform
+from transformers_pre.audio.upload import Fields, Upload
+
+ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt"]
+Granularity = Literal["segment", "word"]
+
+_STREAMED = ("json", "text")
+
+
+class SpeechForm(BaseModel):
+    """How a recording is to be recognised. A field that is sent empty counts as not sent."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
+
+    lists: ClassVar[frozenset[str]] = frozenset()
+    """Fields that take every value sent; of the others the last one counts."""
+    refused: ClassVar[dict[str, str]] = {}
+    """OpenAI's fields that ask for what is not done here, and what to do instead."""
+
+    language: Annotated[str, AfterValidator(languages.code)] | None = None
+    """Language of the speech: ISO-639-1 code, English name, or `auto` (as when left out) to detect it."""
+    prompt: str | None = None
+    """Text that precedes the recording, for spelling and style."""
+    hotwords: str | None = None
+    """Words to favour, separated by spaces or commas."""
+    temperature: float | None = Field(None, ge=0.0, le=1.0)
+    """Sampling temperature; 0, as when left out, rises by itself where the decoding fails."""
+    beam_size: int | None = Field(None, ge=1, le=20)
+    """Beams of the search at temperature 0."""
+    best_of: int | None = Field(None, ge=1, le=20)
+    """Candidates drawn at a temperature above 0."""
+    per_window_language: bool = False
+    """Whether the language is detected anew in each window of the recording."""
+    channels: Literal["mix", "split"] = "mix"
+    """Whether the channels are mixed into one, or each is transcribed by itself."""
+
+    @classmethod
+    async def receive(cls, request: Request, max_upload_bytes: int) -> tuple[Self, Upload]:
+        """Reads a request's form. The caller closes the upload; when this raises, nothing is left.
+
+        Raises:
+            InvalidInput, TooLarge, ClientDisconnect: as `upload.receive` and `parse` say.
+        """
+        fields, recording = await upload.receive(request, max_upload_bytes)
+        try:
+            return cls.parse(fields), recording
+        except BaseException:
+            recording.close()
+            raise
+
+    @classmethod
+    def parse(cls, fields: Fields) -> Self:
+        """Validates text fields; `name[]` and `name[key]` are values of `name`.
+
+        Raises:
+            InvalidInput: a value that is not accepted, or values that do not go together; `param` is the field.
+        """
+        values: dict[str, Any] = {}
+        sent_as: dict[str, str] = {}
+        for sent_name, texts in fields.items():
+            name = sent_name.partition("[")[0]
+            given = [text for text in texts if text.strip()]
+            if not given:
+                continue
+            if name in cls.refused:
+                raise InvalidInput(
+                    f"{name} is not supported: {cls.refused[name]}", code="unsupported_field", param=sent_name
+                )
+            sent_as[name] = sent_name
+            values[name] = [*values.get(name, []), *given] if name in cls.lists else given[-1]
+        return cls._validated(values, sent_as)
+
+    @classmethod
+    def _validated(cls, values: dict[str, Any], sent_as: dict[str, str]) -> Self:
+        try:
+            return cls.model_validate(values)
+        except pydantic.ValidationError as error:
+            raise _refusal(error, sent_as) from None
+
+    def request(self, source: Upload | Waveform, task: Task) -> TranscriptionRequest:
+        """What the transcriber is asked to do with `source`."""
+        return TranscriptionRequest(
+            source=source,
+            language=self.language,
+            task=task,
+            prompt=self.prompt,
+            hotwords=self.hotwords,
+            temperature=self.temperature,
+            beam_size=self.beam_size,
+            best_of=self.best_of,
+            words=self.wants_words,
+            per_window_language=self.per_window_language,
+            channels=self.channels,
+        )
+
+    @property
+    def wants_words(self) -> bool:
+        """Whether the answer shows times of words."""
+        return False
+
+    @classmethod
+    def openapi(cls) -> dict[str, Any]:
+        """The request body for a route's `openapi_extra`, so that /docs offers the fields."""
+        schema = cls.model_json_schema()
+        recording = {
+            "type": "string",
+            "format": "binary",
+            "description": "The recording: WAV, FLAC, MP3, OGG, Opus, M4A, WebM or another format that FFmpeg reads.",
+        }
+        schema["properties"] = {upload.FILE: recording, **schema["properties"]}
+        schema["required"] = [upload.FILE]
+        return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+class OpenAIForm(SpeechForm):
+    """The form of OpenAI's transcriptions and translations, and `SpeechForm`'s fields besides."""
+
+    lists: ClassVar[frozenset[str]] = frozenset({"timestamp_granularities", "keywords"})
+    refused: ClassVar[dict[str, str]] = {
+        "include": "log-probabilities are given per segment, in response_format=verbose_json",
+        "languages": "send one language, or none to have it detected",
+        "known_speaker_names": "speakers are not told apart",
+        "known_speaker_references": "speakers are not told apart",
+    }
+
+    model: str | None = None
+    """Any name is accepted: a pod serves one model, whatever name a client has built in."""
+    response_format: ResponseFormat = "json"
+    """Shape of the answer."""
+    timestamp_granularities: tuple[Granularity, ...] = ("segment",)
+    """What verbose_json lists with times: `segment`, `word`, or both."""
+    stream: bool = False
+    """Whether the answer is a stream of server-sent events, with response_format json or text."""
+    chunking_strategy: Literal["auto"] = "auto"
+    """Recordings are always cut at pauses."""
+    keywords: tuple[str, ...] = ()
+    """Words or phrases to favour, added to `hotwords`."""
+
+    @pydantic.model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if self.stream and self.response_format not in _STREAMED:
+            raise InvalidInput(
+                f"stream goes with response_format {' or '.join(_STREAMED)}, not with {self.response_format}",
+                code="unsupported_value",
+                param="stream",
+            )
+        if self.stream and self.channels == "split":
+            raise InvalidInput(
+                "stream goes with channels=mix: split channels are put in order at the end",
+                code="unsupported_value",
+                param="stream",
+            )
+        if self.wants_words and self.response_format != "verbose_json":
+            raise InvalidInput(
+                f"times of words need response_format verbose_json, {self.response_format} does not show them",
+                code="unsupported_value",
+                param="timestamp_granularities[]",
+            )
+        return self
+
+    @property
+    def wants_words(self) -> bool:
+        """Whether the answer shows times of words."""
+        return "word" in self.timestamp_granularities
+
+    def request(self, source: Upload | Waveform, task: Task) -> TranscriptionRequest:
+        """What the transcriber is asked to do with `source`."""
+        words = ", ".join([*filter(None, [self.hotwords]), *self.keywords])
+        return replace(super().request(source, task), hotwords=words or None)
+
+
+class ProtocolForm(SpeechForm):
+    """Parameters of a V1 or V2 request, named as in the contract `asr/1`."""
+
+    task: Task = "transcribe"
+    """`translate` gives English text whatever the language."""
+    timestamps: Literal["segment", "word"] = "segment"
+    """Whether words get times besides segments."""
+
+    @classmethod
+    def from_values(cls, values: Any) -> Self:
+        """Validates JSON values; null and empty text count as not sent. Raises InvalidInput."""
+        if not isinstance(values, dict):
+            raise InvalidInput("parameters must be an object", param="parameters")
+        given = {name: value for name, value in values.items() if value not in (None, "")}
+        return cls._validated(given, {name: name for name in given})
+
+    @property
+    def wants_words(self) -> bool:
+        """Whether the answer shows times of words."""
+        return self.timestamps == "word"
+
+
+def _refusal(error: pydantic.ValidationError, sent_as: dict[str, str]) -> InvalidInput:
+    first = error.errors()[0]
+    name = sent_as[str(first["loc"][0])]
+    reason = first["msg"].removeprefix("Value error, ")
+    value = str(first["input"])
+    shown = value if len(value) <= 40 else value[:40] + "…"
+    return InvalidInput(f"{name}: {reason} (got '{shown}')", code="unsupported_value", param=name)
