@@ -53,7 +53,7 @@ clean:  ## remove environments and fetched data
 
 # One environment a purpose, exactly its lock. uv links files from its cache, so they share the disk.
 .venv/%.ok: requirements/%.txt | $(UV)
-	$(UV) venv --quiet --clear --python $(PYTHON) .venv/$*
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv/$*
 	VIRTUAL_ENV=.venv/$* $(UV) pip sync --quiet --require-hashes requirements/$*.txt
 	touch $@
 

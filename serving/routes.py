@@ -17,12 +17,19 @@ from kserve.errors import ModelNotFound, ModelNotReady
 from starlette.staticfiles import StaticFiles
 
 from serving import v2
-from serving.errors import InvalidInput, NotFound, Overloaded
+from serving.errors import InvalidInput, NotFound, Overloaded, UnsupportedMedia
 from serving.middleware import unless_disconnected, whole_number
 
 
 async def receive_body(request: Request) -> memoryview:
-    """The whole body in one buffer, allocated once when Content-Length says its size. Raises InvalidInput if it ends early."""
+    """The whole body in one buffer, allocated once when Content-Length says its size.
+
+    Raises:
+        InvalidInput: the body is not as long as it says.
+        UnsupportedMedia: it is compressed.
+    """
+    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
+        raise UnsupportedMedia(f"the body's content-encoding is {encoding[:32]!r}; send it without one")
     size, end = whole_number(request.headers, "Content-Length"), 0
     if size is None:
         return memoryview(await request.body())

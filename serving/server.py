@@ -214,13 +214,18 @@ class _Pod:
 
 def _drop_replaced(app: FastAPI) -> None:
     """Takes those of KServe's routes off that ours replace, or that let a client unload the model or ask for nothing."""
-    for router in (app.router, *(getattr(route, "original_router", app.router) for route in app.routes)):
+    routers = (app.router, *(route.original_router for route in app.routes if hasattr(route, "original_router")))
+    ours = {getattr(route, "path", None) for router in routers for route in router.routes if not _is_kserves(route)}
+    for router in routers:
         router.routes[:] = [
             route
             for route in router.routes
-            if not getattr(getattr(route, "endpoint", None), "__module__", "").startswith("kserve.")
-            or getattr(route, "path", None) in _KSERVES
+            if not _is_kserves(route) or getattr(route, "path", None) in _KSERVES - ours
         ]
+
+
+def _is_kserves(route: Any) -> bool:
+    return str(getattr(getattr(route, "endpoint", None), "__module__", "")).startswith("kserve.")
 
 
 def wrap(app: FastAPI, dialects: Mapping[str, Render], keys: Keys, drain: Drain, max_body_bytes: int) -> FastAPI:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextvars import ContextVar
@@ -95,10 +96,12 @@ def configure_tracing(service: str) -> None:
 
 
 def flush_traces() -> None:
-    """Sends what spans are left; call it when the pod stops."""
+    """Sends what spans are left; call it when the pod stops. A collector that does not answer holds it up for 2 s."""
     provider = trace.get_tracer_provider()
     if hasattr(provider, "shutdown"):
-        provider.shutdown()
+        sending = threading.Thread(target=provider.shutdown, daemon=True)  # it tries again for 10 s
+        sending.start()
+        sending.join(2.0)
 
 
 @contextlib.contextmanager

@@ -49,12 +49,13 @@ class Pod:
         module: what `python -m` runs, e.g. "serving.testing".
         model_name: the model's name, and the name in the log of a failed test.
         env: environment variables besides those of this process.
-        flags: settings as command line flags.
+        flags: settings as command line flags; ports are free ones where they are not given.
     """
 
     def __init__(self, module: str, model_name: str = "fake", env: Mapping[str, str] | None = None, **flags: Any):
         self.model_name = model_name
-        self.http_port, self.grpc_port = free_port(), free_port()
+        self.http_port = int(flags.pop("http_port", 0)) or free_port()
+        self.grpc_port = int(flags.pop("grpc_port", 0)) or free_port()
         self.url = f"http://127.0.0.1:{self.http_port}"
         self.grpc_url = f"127.0.0.1:{self.grpc_port}"
         ports = {"http_port": self.http_port, "grpc_port": self.grpc_port, "host": "127.0.0.1"}

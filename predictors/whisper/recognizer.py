@@ -84,7 +84,10 @@ class WhisperRecognizer(Generic[E]):
         return windows.batch_key(item.options, self._settings)
 
     def run(self, items: Sequence[AsrInput]) -> list[AsrResult | ServingError]:
-        """Recognises windows of one batch key. Those that the model cannot do get an InvalidInput each."""
+        """Recognises windows of one batch key. Those that the model cannot do get an InvalidInput each.
+
+        Windows without a sound are not decoded.
+        """
         results: list[AsrResult | ServingError] = [AsrResult(text="") for _ in items]
         planned: list[tuple[int, Window]] = []
         for index, item in enumerate(items):
@@ -93,10 +96,9 @@ class WhisperRecognizer(Generic[E]):
             except InvalidInput as error:
                 results[index] = error
             else:
-                if len(window.samples):
+                results[index] = AsrResult(text="", language=window.language)
+                if not window.is_silent:
                     planned.append((index, window))
-                else:
-                    results[index] = AsrResult(text="", language=window.language)
         recognised = self._spread([window for _, window in planned])
         for (index, _), result in zip(planned, recognised, strict=True):
             results[index] = result

@@ -37,12 +37,12 @@ class Span:
 
 
 def split(tokens: Sequence[int], vocabulary: Vocabulary, duration: float) -> list[Span]:
-    """Spans of the text between timestamps, in order, none without text.
+    """Spans of the text between timestamps, in order, none without a letter or digit.
 
     Whisper marks a segment as `<|0.00|> text <|2.00|>`; whatever else comes out of a decoder keeps all its text:
     a lone timestamp ends one span and begins the next, text before the first begins at 0, text after the last ends with
     the window, a time that goes backwards or beyond `duration` is moved to the nearest that does not. Without
-    timestamps the window is one span.
+    timestamps the window is one span. Text of dots alone, which noise often becomes, is nothing that was said.
     """
     spans: list[Span] = []
     start, latest = 0.0, 0.0
@@ -62,7 +62,7 @@ def split(tokens: Sequence[int], vocabulary: Vocabulary, duration: float) -> lis
         start = latest
     if has_text:
         spans.append(Span(start, duration, tuple(held)))
-    return [span for span in spans if vocabulary.text(span.tokens).strip()]
+    return [span for span in spans if any(map(str.isalnum, vocabulary.text(span.tokens)))]
 
 
 def with_words(spans: Sequence[Span], words: Sequence[Sequence[Word]], duration: float) -> list[Span]:

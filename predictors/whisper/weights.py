@@ -28,7 +28,7 @@ def for_ctranslate2(model_id: str) -> Path:
     """A folder with `model.bin`, `config.json` and `tokenizer.json`."""
     local = _local(model_id)
     if local is None:
-        from faster_whisper.utils import download_model  # noqa: PLC0415  # heavy libraries are imported when needed
+        from faster_whisper.utils import download_model  # noqa: PLC0415  # as below
 
         local = Path(downloaded(model_id, lambda: download_model(model_id)))
     missing = [name for name in ("model.bin", "tokenizer.json") if not (local / name).is_file()]
@@ -46,14 +46,14 @@ def for_ctranslate2(model_id: str) -> Path:
 def for_openai_whisper(model_id: str) -> Checkpoint:
     """An official size by its name, or a checkpoint file; other layouts are converted into the cache."""
     local = _local(model_id)
-    if local is None:
-        import whisper  # noqa: PLC0415
+    if local is None and "/" not in model_id:
+        import whisper  # noqa: PLC0415  # heavy libraries are imported when they are needed
 
         if model_id in whisper.available_models():
             return Checkpoint(model_id)
-        if "/" not in model_id:
-            sizes = ", ".join(whisper.available_models())
-            raise ValueError(f"MODEL_ID={model_id} is no size of openai-whisper, which has: {sizes}")
+        sizes = ", ".join(whisper.available_models())
+        raise ValueError(f"MODEL_ID={model_id} is no size of openai-whisper, which has: {sizes}")
+    if local is None:
         local = _snapshot(model_id)
     if local.is_file():
         return Checkpoint(str(local))

@@ -4,6 +4,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from serving.contracts.asr import AsrInput, AsrOptions, Samples, Task
 from serving.errors import InvalidInput
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 16_000
 MAX_SECONDS = 30
 MAX_SAMPLES = MAX_SECONDS * SAMPLE_RATE
+SILENCE_PEAK = 2.0**-15
+"""One step of 16-bit audio: what stays below it is no sound at all. Whisper says "You" to 30 s of zeros."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +39,11 @@ class Window:
     def duration(self) -> float:
         """Seconds of audio."""
         return len(self.samples) / SAMPLE_RATE
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether there is nothing to decode: no samples, or digital silence."""
+        return not len(self.samples) or float(np.abs(self.samples).max()) < SILENCE_PEAK
 
     @property
     def is_aligned(self) -> bool:

@@ -160,8 +160,8 @@ class TranscriptBuilder:
         _, last = self._seconds((window.context_start, window.context_end))
         final: list[TranscriptSegment] = []
         for segment in segments:
-            start = min(max(round(segment.start, 3), self._ended), last)
-            end = min(max(round(segment.end, 3), start), last)
+            start = max(min(round(segment.start, 3), last), self._ended)
+            end = max(min(round(segment.end, 3), last), start)
             text = self._text.append(segment.text, new=self._shown is not window)
             self._ended, self._shown = end, window
             statistics = segment.model_dump(exclude={"start", "end", "text", "words"})

@@ -8,13 +8,11 @@ import base64
 import binascii
 import contextlib
 import logging
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import orjson
-import soxr
 from kserve import InferRequest, InferResponse, Model
 
 from serving import v2
@@ -22,7 +20,7 @@ from serving.errors import InvalidInput, PredictorUnavailable, TooLarge
 from serving.hop import PredictorClient
 from transformers_pre.audio import fetch, upload
 from transformers_pre.audio.forms import ProtocolForm
-from transformers_pre.audio.media import DecoderPool
+from transformers_pre.audio.media import SAMPLE_RATE, DecoderPool
 from transformers_pre.audio.merge import Transcript
 from transformers_pre.audio.settings import AudioSettings
 from transformers_pre.audio.transcribe import Transcriber, TranscriptionRequest, Waveform
@@ -165,7 +163,7 @@ class SpeechTransformer(Model):  # type: ignore[misc]  # kserve ships no types
         if not isinstance(audio, dict) or not isinstance(audio.get("b64"), str):
             raise InvalidInput(f"{where} must be {{'audio': {{'b64': …}}}} or {{'url': …}}", param=where)
         try:
-            data = base64.b64decode(re.sub(r"\s", "", audio["b64"]), validate=True)
+            data = await asyncio.to_thread(_from_base64, audio["b64"])
         except (binascii.Error, ValueError):
             raise InvalidInput(f"{where}.audio.b64 is not base64", param=f"{where}.audio.b64") from None
         return upload.spool(data, self._settings.max_upload_bytes)
@@ -186,11 +184,10 @@ class SpeechTransformer(Model):  # type: ignore[misc]  # kserve ships no types
             return found
         if "AUDIO" not in tensors:
             raise InvalidInput("an input 'AUDIO_FILE' (BYTES [N]) or 'AUDIO' (FP32 [N, S]) is needed", param="inputs")
-        rows = _rows(tensors)
+        rate = _sample_rate(parameters.get("sample_rate", SAMPLE_RATE))
+        rows = await asyncio.to_thread(_rows, tensors)
         _check_count(len(rows))
-        rate = _sample_rate(parameters.get("sample_rate", 16_000))
-        waves = await asyncio.to_thread(_resample, rows, rate)
-        return [form.request(Waveform(wave), form.task) for wave in waves]
+        return [form.request(Waveform(row, rate), form.task) for row in rows]
 
 
 def _prediction(transcript: Transcript) -> dict[str, Any]:
@@ -203,14 +200,21 @@ def _prediction(transcript: Transcript) -> dict[str, Any]:
 
 
 def _check_count(count: int) -> None:
-    if not 1 <= count <= MAX_INSTANCES:
+    if not count:
+        raise InvalidInput(f"the request holds no recording, 1 to {MAX_INSTANCES} are accepted", code="no_recordings")
+    if count > MAX_INSTANCES:
         raise TooLarge(
-            f"a request holds 1 to {MAX_INSTANCES} recordings, this one holds {count}", code="too_many_recordings"
+            f"the request holds {count} recordings, 1 to {MAX_INSTANCES} are accepted", code="too_many_recordings"
         )
 
 
+def _from_base64(text: str) -> bytes:
+    """In a thread: 25 MB take half a second. Raises ValueError."""
+    return base64.b64decode("".join(text.split()), validate=True)
+
+
 def _rows(tensors: Mapping[str, v2.Array]) -> list[v2.Array]:
-    """Each recording's own samples. Raises InvalidInput."""
+    """Each recording's own samples. In a thread: looking through an hour takes 0.1 s. Raises InvalidInput."""
     audio, lengths = tensors["AUDIO"], tensors.get("LENGTHS")
     if audio.ndim == 1:
         audio = audio[None]
@@ -234,8 +238,3 @@ def _sample_rate(value: Any) -> int:
     if not lowest <= rate <= highest:
         raise InvalidInput(f"sample_rate must be {lowest} to {highest} Hz, got {str(value)[:20]}", param="sample_rate")
     return rate
-
-
-def _resample(rows: list[v2.Array], rate: int) -> list[v2.Array]:
-    """In a thread: a long recording takes a while."""
-    return rows if rate == 16_000 else [soxr.resample(row, rate, 16_000, quality="HQ") for row in rows]

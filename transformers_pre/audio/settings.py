@@ -1,6 +1,8 @@
 """Settings of the audio transformer: its limits, the decoder's and the splitter's."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from serving.settings import MIB, TransformerSettings
 from transformers_pre.audio.fetch import AllowList, FetchLimits
@@ -37,6 +39,13 @@ class AudioSettings(TransformerSettings):
     """Audio from beyond a cut inside speech that both sides get as context."""
     vad_threshold: float = Field(0.5, gt=0, lt=1)
     """Speech probability from which 32 ms count as voiced."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        """Settings that are each valid may leave no room for a window, or name no network: said at the start."""
+        self.split_limits()
+        self.fetch_limits()
+        return self
 
     def media_limits(self) -> MediaLimits:
         """The decoder's limits."""

@@ -12,10 +12,12 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaita
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+import soxr
+
 from serving import telemetry
 from serving.contracts import asr
 from serving.contracts.asr import AsrInput, AsrOptions, AsrResult, Samples, Task
-from serving.errors import TooLarge
+from serving.errors import DeadlineExceeded, TooLarge
 from serving.hop import Deadline, PredictorClient
 from transformers_pre.audio import merge
 from transformers_pre.audio.media import SAMPLE_RATE, DecoderPool
@@ -31,9 +33,10 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, eq=False)
 class Waveform:
-    """Mono float32 samples [S] in [-1, 1] that a client sent as a tensor, at the rate that the contract has (16 kHz)."""
+    """Mono float32 samples [S] in [-1, 1] that a client sent as a tensor, `sample_rate` of them a second."""
 
     samples: Samples
+    sample_rate: int = SAMPLE_RATE
 
 
 @dataclass(frozen=True)
@@ -84,56 +87,70 @@ class Transcriber:
     async def transcribe(self, request: TranscriptionRequest, headers: Mapping[str, str]) -> Transcript:
         """The whole transcript. Raises ServingError, by the deadline at the latest."""
         deadline = Deadline.of(headers, self._settings.request_timeout_seconds)
-        async with asyncio.timeout(deadline.left()):
+        async with _within(deadline):
             if request.channels == "split":
                 return await self._transcribe_channels(request, headers, deadline)
-            return await self._transcribe_channel(request, headers, deadline, None)
+            return await self._transcribe_channel(request, headers, deadline, None, _Heard())
 
     async def stream(
         self, request: TranscriptionRequest, headers: Mapping[str, str]
     ) -> AsyncGenerator[TranscriptSegment | Transcript, None]:
         """The segments as they become final, then the transcript that they make. Raises ServingError."""
         deadline = Deadline.of(headers, self._settings.request_timeout_seconds)
-        async with contextlib.aclosing(self._stream_channel(request, headers, deadline, None)) as updates:
-            async for update in updates:
+        async with contextlib.aclosing(self._stream_channel(request, headers, deadline, None, _Heard())) as updates:
+            ended = False
+            while not ended:
+                async with _within(deadline):
+                    update = await anext(updates)
+                ended = isinstance(update, Transcript)
                 yield update
 
     async def _transcribe_channels(
         self, request: TranscriptionRequest, headers: Mapping[str, str], deadline: Deadline
     ) -> Transcript:
         """Each channel by itself, then all segments in the order of their starts."""
-        count = 1 if isinstance(request.source, Waveform) else await self._channels(request.source)
-        found = [await self._transcribe_channel(request, headers, deadline, channel) for channel in range(count)]
+        heard = _Heard()
+        found = [await self._transcribe_channel(request, headers, deadline, 0, heard)]
+        for channel in range(1, heard.channels):
+            found.append(await self._transcribe_channel(request, headers, deadline, channel, _Heard()))
         return merge.interleave(found)
 
-    async def _channels(self, upload: Upload) -> int:
-        async with self._media.open(upload.path, channel=0) as audio:
-            return audio.channels
-
     @contextlib.asynccontextmanager
-    async def _open(self, source: Upload | Waveform, channel: int | None) -> AsyncIterator[AsyncIterable[Samples]]:
+    async def _open(
+        self, source: Upload | Waveform, channel: int | None, heard: "_Heard"
+    ) -> AsyncIterator[AsyncIterable[Samples]]:
         if isinstance(source, Upload):
             async with self._media.open(source.path, channel=channel) as audio:
+                heard.channels = audio.channels
                 yield audio
         else:
-            yield _blocks(source.samples, self._settings.max_audio_seconds)
+            yield _blocks(source, self._settings.max_audio_seconds)
 
     async def _transcribe_channel(
-        self, request: TranscriptionRequest, headers: Mapping[str, str], deadline: Deadline, channel: int | None
+        self,
+        request: TranscriptionRequest,
+        headers: Mapping[str, str],
+        deadline: Deadline,
+        channel: int | None,
+        heard: "_Heard",
     ) -> Transcript:
-        async with contextlib.aclosing(self._stream_channel(request, headers, deadline, channel)) as updates:
+        async with contextlib.aclosing(self._stream_channel(request, headers, deadline, channel, heard)) as updates:
             parts = [update async for update in updates]
         transcript = parts[-1]
         assert isinstance(transcript, Transcript)  # noqa: S101  # the stream ends with it
         return transcript
 
     async def _stream_channel(
-        self, request: TranscriptionRequest, headers: Mapping[str, str], deadline: Deadline, channel: int | None
+        self,
+        request: TranscriptionRequest,
+        headers: Mapping[str, str],
+        deadline: Deadline,
+        channel: int | None,
+        heard: "_Heard",
     ) -> AsyncGenerator[TranscriptSegment | Transcript, None]:
         options = request.options()
         language = _Language(request)
         builder = TranscriptBuilder(request.task, self._limits, words=request.words)
-        heard = _Heard()
 
         async def recognise(item: tuple[Window, Samples]) -> AsrResult | None:
             window, samples = item
@@ -146,15 +163,16 @@ class Transcriber:
             language.tell(result.language)
             return result
 
-        async with self._open(request.source, channel) as audio:
+        async with self._open(request.source, channel, heard) as audio:
             windows = self._windows(audio, heard)
             concurrency = self._settings.hop_concurrency
             async with contextlib.aclosing(ordered(windows, recognise, concurrency)) as results:
                 async for (window, _samples), result in results:
-                    deadline.left()
                     for segment in builder.add(window, result):
                         yield segment
         rest, transcript = builder.finish(heard.seconds)
+        if transcript.language is None:  # nobody spoke; it is still the language that the client named
+            transcript = transcript.model_copy(update={"language": request.language})
         telemetry.AUDIO_SECONDS.labels(self._client.model_name).inc(heard.seconds)
         for segment in rest:
             yield segment
@@ -192,7 +210,8 @@ class Transcriber:
         rate = self._limits.sample_rate
         telemetry.REDECODED_SECONDS.labels(self._client.model_name).inc((end - start) / rate)
         first = window.context_start
-        extra = await self._call(samples[start - first : end - first], options, headers, deadline)
+        again = options.model_copy(update={"language": result.language})  # a part of it may sound like another one
+        extra = await self._call(samples[start - first : end - first], again, headers, deadline)
         return merge.with_redecoded(result, (start - first) / rate, extra)
 
     async def _call(
@@ -203,21 +222,34 @@ class Transcriber:
         return result
 
 
-async def _blocks(samples: Samples, max_seconds: float) -> AsyncIterator[Samples]:
-    """A tensor's samples in pieces of a second, as a decoder would give them. Raises TooLarge."""
-    seconds = len(samples) / SAMPLE_RATE
-    if max_seconds and seconds > max_seconds:
+async def _blocks(waveform: Waveform, max_seconds: float) -> AsyncIterator[Samples]:
+    """A tensor's samples at 16 kHz in pieces of a second, as a decoder would give them. Raises TooLarge."""
+    samples, rate = waveform.samples, waveform.sample_rate
+    if max_seconds and len(samples) > max_seconds * rate:
         raise TooLarge(
-            f"the audio has {seconds:.1f} s, at most {max_seconds:g} s are accepted (MAX_AUDIO_SECONDS)",
+            f"the audio has {len(samples) / rate:.1f} s, at most {max_seconds:g} s are accepted (MAX_AUDIO_SECONDS)",
             code="audio_too_long",
         )
-    for start in range(0, len(samples), SAMPLE_RATE):
-        yield samples[start : start + SAMPLE_RATE]
+    resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+    for start in range(0, len(samples), rate):
+        block = samples[start : start + rate]
+        yield block if resampler is None else resampler.resample_chunk(block, last=start + rate >= len(samples))
+
+
+@contextlib.asynccontextmanager
+async def _within(deadline: Deadline) -> AsyncIterator[None]:
+    """Cuts its block off at the deadline, wherever it waits: for a decoder, for the predictor. Raises DeadlineExceeded."""
+    try:
+        async with asyncio.timeout(deadline.left()):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded(f"the request took longer than its {deadline.seconds:g} s") from None
 
 
 class _Heard:
-    """How much audio went by."""
+    """What went by of a recording: its channels, and the seconds of the one that was asked for."""
 
+    channels = 1
     seconds = 0.0
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from serving.contracts.asr import AsrResult, Segment
+from serving.contracts.asr import AsrResult, Segment, Word
 from transformers_pre.audio.merge import Transcript, TranscriptBuilder, TranscriptSegment
 from transformers_pre.audio.split import SplitLimits, Window
 

@@ -1,12 +1,14 @@
 """The merge: what holds for any results, texts and times, silence, second readings, channels. Forced cuts: test_overlap."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.contracts.asr import AsrResult, Segment, Word
-from tests.unit.audio.merging import LIMITS, RATE, check, forced_pair, merged, result, window
+from tests.unit.audio.merging import LIMITS, RATE, check, forced_pair, merged, result, timed, window
 from transformers_pre.audio import merge
 from transformers_pre.audio.merge import Transcript, TranscriptBuilder, TranscriptSegment
 from transformers_pre.audio.split import split

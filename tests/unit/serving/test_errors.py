@@ -15,7 +15,7 @@ def tree(cls: type[ServingError] = ServingError) -> list[type[ServingError]]:
 
 
 def make(cls: type[ServingError]) -> ServingError:
-    return cls() if cls is errors.InternalError else cls("what was wrong")
+    return errors.InternalError() if cls is errors.InternalError else cls("what was wrong")
 
 
 EXPECTED = {
@@ -78,4 +78,4 @@ async def test_one_error_may_be_raised_by_many_waiters() -> None:
         raise shared
 
     outcomes = await asyncio.gather(wait(), wait(), return_exceptions=True)
-    assert outcomes == [shared, shared]
+    assert list(outcomes) == [shared, shared]

@@ -48,7 +48,8 @@ def pod(keys: str = "", drain: Drain | None = None, limit: int = 1000) -> FastAP
 
     @app.get("/fault/{name}")
     async def fault(name: str) -> None:
-        raise {"ours": errors.TooLarge("at most 7"), "late": TimeoutError()}.get(name, RuntimeError("secret path /x"))
+        faults: dict[str, Exception] = {"ours": errors.TooLarge("at most 7"), "late": TimeoutError()}
+        raise faults.get(name, RuntimeError("secret path /x"))
 
     @app.get("/breaks")
     async def breaks() -> StreamingResponse:

@@ -36,7 +36,7 @@ DTYPES = {
 
 
 def numeric_arrays(*, finite: bool) -> st.SearchStrategy[npt.NDArray[Any]]:
-    elements = {"allow_nan": not finite, "allow_infinity": not finite}
+    elements: dict[str, Any] = {"allow_nan": not finite, "allow_infinity": not finite}
     return st.sampled_from(list(DTYPES.values())).flatmap(
         lambda dtype: arrays.arrays(
             dtype,
@@ -300,7 +300,9 @@ json_values = st.recursive(
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),
     max_leaves=8,
 )
-scalars = st.sampled_from([None, True, -1, 0, 2, 1.5, 2**31, 2**64, 1e300, "", "A", [], {}, [-1], [2, 2], [2**40, 0]])
+scalars: st.SearchStrategy[Any] = st.sampled_from(
+    [None, True, -1, 0, 2, 1.5, 2**31, 2**64, 1e300, "", "A", [], {}, [-1], [2, 2], [2**40, 0]]
+)
 VALID = {
     "id": "1",
     "parameters": {"contract": "x/1", "binary_data_output": True},

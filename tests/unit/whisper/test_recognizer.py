@@ -96,12 +96,14 @@ def test_results_are_in_the_order_of_the_windows(workers: int) -> None:
     assert max(map(len, backend.encoded)) - min(map(len, backend.encoded)) <= 1
 
 
-def test_a_refused_window_fails_alone_and_an_empty_one_is_not_decoded() -> None:
+def test_refused_windows_fail_alone_and_silent_ones_are_not_decoded() -> None:
     backend = Echo(2)
-    results = recogniser(backend).run([window(1), window(2, language="xx"), window(3, 0.0), window(4, 31.0), window(5)])
+    results = recogniser(backend).run(
+        [window(1), window(2, language="xx"), window(3, 0.0), window(4, 31.0), window(0), window(5)]
+    )
     assert isinstance(results[1], InvalidInput)
     assert isinstance(results[3], InvalidInput)
-    assert texts([results[0], results[2], results[4]]) == [" 1", "", " 5"]
+    assert texts([results[0], results[2], results[4], results[5]]) == [" 1", "", "", " 5"]
     assert sorted(backend.encoded) == [[1], [5]]
 
 

@@ -69,9 +69,16 @@ def test_no_text_no_segments(tokens: tuple[int, ...]) -> None:
     assert spans(*tokens) == []
 
 
-def test_a_segment_of_blanks_is_left_out() -> None:
-    blank = Vocabulary(END, FIRST, lambda tokens: " " * len(tokens))
-    assert split((at(0), 1, at(2)), blank, 30) == []
+@pytest.mark.parametrize("text", ["  ", " ...", " ... -", "。"])
+def test_a_segment_without_a_letter_or_digit_is_left_out(text: str) -> None:
+    wordless = Vocabulary(END, FIRST, lambda tokens: text)
+    assert split((at(0), 1, at(2)), wordless, 30) == []
+
+
+@pytest.mark.parametrize("text", [" a", " 5", "行", "हाँ"])
+def test_a_letter_or_digit_of_any_script_is_text(text: str) -> None:
+    wordy = Vocabulary(END, FIRST, lambda tokens: text)
+    assert len(split((at(0), 1, at(2)), wordy, 30)) == 1
 
 
 def test_segments_carry_their_own_tokens_with_the_timestamps() -> None:

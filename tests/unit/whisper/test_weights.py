@@ -154,7 +154,13 @@ def test_a_ctranslate2_folder_is_converted_once_for_each_state(tmp_path: Path) -
 @pytest.mark.parametrize("find", ["for_ctranslate2", "for_openai_whisper"])
 def test_a_download_that_fails_is_one_sentence(find: str) -> None:
     """The hub is a closed port of this machine; the hub's client reads its address when it is imported."""
-    script = f"from predictors.whisper import weights\ntry:\n    weights.{find}('someone/whisper')\nexcept ValueError as e:\n    print(e)"
+    script = f"""
+from predictors.whisper import weights
+try:
+    weights.{find}("someone/whisper")
+except ValueError as error:
+    print(error)
+"""
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_TELEMETRY": "1"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("MODEL_ID=someone/whisper: the weights cannot be downloaded: ")

@@ -160,3 +160,17 @@ def test_another_search_or_prompt_is_another_batch(options: dict[str, Any]) -> N
 
 def test_what_the_settings_say_anyway_is_no_difference() -> None:
     assert key(beam_size=5, best_of=5, temperature=0.0) == key()
+
+
+@pytest.mark.parametrize(
+    ("samples", "silent"),
+    [
+        (np.zeros(0), True),
+        (np.zeros(160_000), True),
+        (np.full(100, 2.0**-16), True),
+        (np.eye(1, 160_000, 99_999)[0] * -(2.0**-15), False),
+    ],
+)
+def test_silence_is_less_than_one_step_of_16_bits(samples: Any, silent: bool) -> None:
+    window = plan(AsrInput(samples.astype(np.float32), AsrOptions()), MULTILINGUAL, WhisperSettings())
+    assert window.is_silent is silent

@@ -115,17 +115,17 @@ def hugging_face_state(state: dict[str, Array]) -> dict[str, Array]:
         "mlp.2": "fc2",
         "mlp_ln": "final_layer_norm",
     }
+    tops = {"positional_embedding": "embed_positions.weight", "token_embedding.weight": "embed_tokens.weight"}
+    norms = {"encoder": "ln_post.", "decoder": "ln."}
     found = {}
     for name, tensor in state.items():
         side, _, rest = name.partition(".")
         if rest.startswith("blocks.0."):
             module, _, parameter = rest.removeprefix("blocks.0.").rpartition(".")
             rest = f"layers.0.{parts[module]}.{parameter}"
-        rest = rest.replace("positional_embedding", "embed_positions.weight").replace("token_embedding", "embed_tokens")
-        rest = {"ln_post": "layer_norm", "ln": "layer_norm"}.get(rest.split(".")[0], rest.split(".")[0]) + rest[
-            len(rest.split(".")[0]) :
-        ]
-        found[f"model.{side}.{rest}"] = tensor
+        elif rest.startswith(norms[side]):
+            rest = f"layer_norm.{rest.removeprefix(norms[side])}"
+        found[f"model.{side}.{tops.get(rest, rest)}"] = tensor
     return found
 
 

@@ -1,0 +1,35 @@
+"""What the server does to KServe's app: whose routes stay. How a pod runs is in `tests/integration`."""
+
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI
+from kserve.model_repository import ModelRepository
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+from kserve.protocol.rest.v1_endpoints import register_v1_endpoints
+from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
+
+from serving.server import _drop_replaced
+
+
+@pytest.mark.parametrize("included", [True, False], ids=["a router's route", "the app's own route"])
+async def test_ours_replace_kserves_in_the_description_too(included: bool) -> None:
+    app, repository = FastAPI(), ModelRepository()
+    router = APIRouter()
+
+    @(router if included else app).get("/v1/models", summary="Ours")
+    async def models() -> str:
+        return "ours"
+
+    app.include_router(router)
+    extension = ModelRepositoryExtension(repository)
+    register_v1_endpoints(app, DataPlane(repository), extension)
+    register_v2_endpoints(app, DataPlane(repository), extension)
+    _drop_replaced(app)
+    assert app.openapi()["paths"]["/v1/models"]["get"]["summary"] == "Ours"
+    assert set(app.openapi()["paths"]) == {
+        "/v1/models", "/v1/models/{model_name}", "/v2", "/v2/health/live", "/v2/models", "/v2/models/{model_name}",
+    }  # fmt: skip
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pod") as client:
+        assert (await client.get("/v1/models")).json() == "ours"
+        assert (await client.post("/v2/repository/models/m/unload")).status_code == 404
