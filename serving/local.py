@@ -15,11 +15,13 @@ import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import httpx
 
 STARTING_SECONDS = 600.0
 STOPPING_SECONDS = 45.0
+LOG_SECONDS = 2.0  # for the rest of the log of a process that has ended
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,42 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def _start(
-    label: str, module: str, flags: dict[str, object], environment: dict[str, str]
-) -> asyncio.subprocess.Process:
-    arguments = [f"--{name}={value}" for name, value in flags.items()]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, *arguments,
-        env={**environment, **os.environ},  # the caller's environment wins over service.toml
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, limit=1 << 20,
-        start_new_session=True,  # Ctrl-C reaches us alone; we stop them in order
-    )  # fmt: skip
-    asyncio.create_task(_prefix(label, process.stdout))  # noqa: RUF006  # it ends with the process's output
-    return process
+class _Child:
+    """One of the two processes; its log comes out prefixed."""
+
+    def __init__(self, label: str, process: asyncio.subprocess.Process):
+        self.label = label
+        self._process = process
+        self._log = asyncio.create_task(_prefix(label, process.stdout))
+
+    @classmethod
+    async def start(cls, label: str, module: str, flags: dict[str, object], environment: dict[str, str]) -> Self:
+        """Starts `python -m module --flags`."""
+        arguments = [f"--{name}={value}" for name, value in flags.items()]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", module, *arguments,
+            env={**environment, **os.environ},  # the caller's environment wins over service.toml
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, limit=1 << 20,
+            start_new_session=True,  # Ctrl-C reaches us alone; we stop them in order
+        )  # fmt: skip
+        return cls(label, process)
+
+    async def ended(self) -> int:
+        """Waits for its end and for the last line of its log, which says why. What it leaves the shell is never 0."""
+        code = await self._process.wait()
+        await asyncio.wait({self._log}, timeout=LOG_SECONDS)
+        return code or 1 if code >= 0 else 128 - code  # a signal's number, as shells have it
+
+    async def stop(self) -> None:
+        """Ends it, by force if it takes too long."""
+        if self._process.returncode is None:
+            self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), STOPPING_SECONDS)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+        await asyncio.wait({self._log}, timeout=LOG_SECONDS)
 
 
 async def _prefix(label: str, output: asyncio.StreamReader | None) -> None:
@@ -96,29 +122,35 @@ async def run(service: Service, port: int) -> int:
         loop.add_signal_handler(number, stop.set)
     predictor_port = _free_port()
     common = {"model_name": service.name, "host": "127.0.0.1", "enable_grpc": "false", "workers": 1}
-    predictor = await _start(
+    predictor = await _Child.start(
         "predictor", f"predictors.{service.name}", {**common, "http_port": predictor_port}, service.predictor_env
     )
     address = {"http_port": port, "predictor_host": f"127.0.0.1:{predictor_port}"}
-    transformer = await _start("transformer", service.transformer, {**common, **address}, service.transformer_env)
-    processes = (predictor, transformer)
-    ended = [asyncio.create_task(process.wait()) for process in processes]
+    transformer = await _Child.start("transformer", service.transformer, {**common, **address}, service.transformer_env)
+    ended = {asyncio.create_task(child.ended()): child for child in (predictor, transformer)}
     stopped = asyncio.create_task(stop.wait())
     ready = asyncio.create_task(_both_ready(service.name, port, predictor_port))
     try:
         await asyncio.wait({*ended, stopped, ready}, return_when=asyncio.FIRST_COMPLETED)
-        if ready.done() and ready.exception() is None:
+        # Something else may answer on a port that was in use: readiness counts while both processes live.
+        if ready.done() and not any(task.done() for task in ended):
+            if failure := ready.exception():
+                sys.stderr.write(f"{failure}\n")
+                return 1
             print(f"ready http://127.0.0.1:{port}", flush=True)  # noqa: T201  # the line that callers wait for
             await asyncio.wait({*ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
             return 0
-        return next((task.result() or 1 for task in ended if task.done()), 1)
+        child, code = next((child, task.result()) for task, child in ended.items() if task.done())
+        sys.stderr.write(f"the {child.label} ended with exit code {code}\n")
+        return code
     finally:
-        for task in (stopped, ready):
-            task.cancel()
         # The transformer first: what it has in flight still needs the predictor.
-        for process in (transformer, predictor):
-            await _terminate(process)
+        for child in (transformer, predictor):
+            await child.stop()
+        for task in (stopped, ready, *ended):
+            task.cancel()
+        await asyncio.gather(stopped, ready, *ended, return_exceptions=True)
 
 
 async def _both_ready(name: str, port: int, predictor_port: int) -> None:
@@ -127,24 +159,15 @@ async def _both_ready(name: str, port: int, predictor_port: int) -> None:
         await _until_ready(f"http://127.0.0.1:{each}/v2/models/{name}/ready", deadline)
 
 
-async def _terminate(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    process.terminate()
-    try:
-        await asyncio.wait_for(process.wait(), STOPPING_SECONDS)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-
-
 def main() -> None:
     """Entry point."""
     known = services()
     parser = argparse.ArgumentParser(prog="python -m serving.local", description="Run a service on this machine.")
-    parser.add_argument("name", choices=sorted(known), help="a folder of predictors/")
+    parser.add_argument("name", metavar="NAME", help=f"a folder of predictors/: {', '.join(known)}")
     parser.add_argument("--port", type=int, default=8000, help="port of the transformer, on 127.0.0.1")
     options = parser.parse_args()
+    if options.name not in known:
+        sys.exit(f"there is no service {options.name!r} in predictors/, there are: {', '.join(known)}")
     sys.exit(asyncio.run(run(known[options.name], options.port)))
 
 

@@ -17,7 +17,7 @@ from kserve.errors import ModelNotFound, ModelNotReady
 from starlette.staticfiles import StaticFiles
 
 from serving import v2
-from serving.errors import InvalidInput, NotFound, Overloaded, UnsupportedMedia
+from serving.errors import InvalidInput, NotFound, Overloaded, TooLarge, UnsupportedMedia
 from serving.middleware import unless_disconnected, whole_number
 
 
@@ -52,8 +52,11 @@ def no_version(model_name: str, version: str) -> NotFound:
     )
 
 
-def protocol_router(model: Model) -> APIRouter:
-    """V1 `:predict` and V2 `infer` for the one model of this pod."""
+def protocol_router(model: Model, max_json_bytes: int) -> APIRouter:
+    """V1 `:predict` and V2 `infer` for the one model of this pod.
+
+    JSON is limited apart from the body: parsed, it takes many times its size, on the event loop; binary tensors do not.
+    """
     routes = APIRouter()
 
     def ready(name: str) -> Model:
@@ -68,6 +71,7 @@ def protocol_router(model: Model) -> APIRouter:
         served = ready(model_name)
         json_length = whole_number(request.headers, "Inference-Header-Content-Length")
         body = await receive_body(request)
+        _check_json(len(body) if json_length is None else json_length, max_json_bytes)
         decoded = v2.decode_request(body, json_length, model_name)
         call = served(decoded, headers=dict(request.headers))
         answer, headers = await unless_disconnected(request.receive, call)
@@ -85,17 +89,30 @@ def protocol_router(model: Model) -> APIRouter:
     async def predict(model_name: str, request: Request) -> Response:
         served = ready(model_name)
         body = await receive_body(request)
-        try:
-            decoded = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise InvalidInput(f"the body is not JSON: {error}") from None
-        if not isinstance(decoded, dict) or not isinstance(decoded.get("instances"), list):
-            raise InvalidInput("the body must be an object with a list 'instances'", param="instances")
-        call = served(decoded, headers=dict(request.headers))
+        _check_json(len(body), max_json_bytes)
+        call = served(_v1_request(body), headers=dict(request.headers))
         answer, headers = await unless_disconnected(request.receive, call)
         return Response(orjson.dumps(answer), media_type="application/json", headers=headers)
 
     return routes
+
+
+def _check_json(size: int, limit: int) -> None:
+    if size > limit:
+        raise TooLarge(
+            f"{size} bytes of JSON; at most {limit} are accepted (MAX_JSON_BYTES), send tensors as binary",
+            code="json_too_large",
+        )
+
+
+def _v1_request(body: memoryview) -> dict[str, Any]:
+    try:
+        decoded = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"the body is not JSON: {error}") from None
+    if not isinstance(decoded, dict) or not isinstance(decoded.get("instances"), list):
+        raise InvalidInput("the body must be an object with a list 'instances'", param="instances")
+    return decoded
 
 
 def v2_response(answer: InferResponse, binary: dict[str, bool], headers: dict[str, str]) -> Response:

@@ -168,7 +168,11 @@ class _Pod:
         app.router.default_response_class = JSONResponse  # KServe's choice is deprecated, and each first use warns
         mount_docs(app, f"Sonotome · {self._model.name}", "Speech, audio and chest-CT inference on KServe.")
         draining = self._drain.draining.is_set
-        for router in (*routers, health_router(self._model, draining), protocol_router(self._model)):
+        for router in (
+            *routers,
+            health_router(self._model, draining),
+            protocol_router(self._model, self._settings.max_json_bytes),
+        ):
             app.include_router(router)
         rest = RESTServer("kserve.model_server:app", kserve.dataplane, kserve.model_repository_extension, 0)
         rest.create_application()

@@ -33,6 +33,8 @@ class PodSettings(BaseSettings):
     """Whether V2 over gRPC is served. Flag `--enable_grpc`."""
     max_body_bytes: int = Field(1024 * MIB, gt=0)
     """Largest request body on any route; more is refused with 413 before it is read."""
+    max_json_bytes: int = Field(64 * MIB, gt=0)
+    """Largest JSON of a V1 or V2 request, binary tensors not counted; more is refused with 413."""
     grpc_max_message_bytes: int = Field(1024 * MIB, gt=0, lt=2**31)
     """Largest gRPC message, either way."""
     api_keys: str = ""
