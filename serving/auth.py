@@ -18,7 +18,7 @@ class Keys:
             Secret can be rotated without a restart.
 
     Raises:
-        ValueError: the file cannot be read.
+        ValueError: the file cannot be read, or a key has characters that an HTTP header cannot carry unchanged.
     """
 
     def __init__(self, keys: str = "", file: Path | None = None):
@@ -62,7 +62,10 @@ class Keys:
 
 
 def _digests(keys: Iterable[str]) -> list[bytes]:
-    return [_digest(key) for key in keys if key.strip()]
+    found = [key for key in keys if key.strip()]
+    if not all(key.isascii() for key in found):
+        raise ValueError("API keys must be ASCII")
+    return [_digest(key) for key in found]
 
 
 def _digest(key: str) -> bytes:

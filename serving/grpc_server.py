@@ -20,6 +20,7 @@ from opentelemetry.trace import SpanKind
 
 from serving import telemetry
 from serving.auth import Keys
+from serving.deadline import CURRENT, Deadline
 from serving.dialects import from_exception
 from serving.errors import InternalError, MethodNotAllowed
 from serving.middleware import Drain, request_id_of
@@ -61,9 +62,10 @@ class Servicer(InferenceServicer):  # type: ignore[misc]  # kserve ships no type
 class RequestInterceptor(AsyncServerInterceptor):  # type: ignore[misc]  # the base ships no types
     """What `serving.middleware` does for HTTP: request id, key, drain count, and errors of the one tree."""
 
-    def __init__(self, keys: Keys, drain: Drain):
+    def __init__(self, keys: Keys, drain: Drain, seconds: float):
         self._keys = keys
         self._drain = drain
+        self._seconds = seconds
 
     async def intercept(
         self,
@@ -82,12 +84,7 @@ class RequestInterceptor(AsyncServerInterceptor):  # type: ignore[misc]  # the b
             if name in _HEALTH_METHODS:
                 return await method(request_or_iterator, context)
             self._keys.check(metadata.get("authorization"))
-            self._drain.enter()
-            try:
-                with telemetry.span(f"grpc {name}", SpanKind.SERVER, metadata):
-                    return await method(request_or_iterator, context)
-            finally:
-                self._drain.leave()
+            return await self._counted(method, request_or_iterator, context, metadata)
         except Exception as error:
             known = from_exception(error)
             if known is None:
@@ -96,13 +93,33 @@ class RequestInterceptor(AsyncServerInterceptor):  # type: ignore[misc]  # the b
         finally:
             telemetry.REQUEST_ID.reset(token)
 
+    async def _counted(
+        self,
+        method: Callable[[Any, aio.ServicerContext], Awaitable[Any]],
+        request: Any,
+        context: aio.ServicerContext,
+        metadata: dict[str, str],
+    ) -> Any:
+        deadline = Deadline.of(metadata, self._seconds)
+        token = CURRENT.set(deadline)
+        self._drain.enter()
+        try:
+            with telemetry.span("grpc", SpanKind.SERVER, metadata):
+                async with deadline.enforced():
+                    return await method(request, context)
+        finally:
+            self._drain.leave()
+            CURRENT.reset(token)
 
-async def start(servicer: Servicer, address: str, *, max_message: int, keys: Keys, drain: Drain) -> aio.Server:
+
+async def start(
+    servicer: Servicer, address: str, *, max_message: int, seconds: float, keys: Keys, drain: Drain
+) -> aio.Server:
     """Starts the server on `address`, e.g. "[::]:8081". Raises RuntimeError when the port is taken."""
     server = aio.server(
         futures.ThreadPoolExecutor(max_workers=4),
         # KServe's interceptor is the outer one: it turns the error that ours raises into a status.
-        interceptors=(ExceptionToStatusInterceptor(), RequestInterceptor(keys, drain)),
+        interceptors=(ExceptionToStatusInterceptor(), RequestInterceptor(keys, drain, seconds)),
         options=[
             ("grpc.max_send_message_length", max_message),
             ("grpc.max_receive_message_length", max_message),

@@ -17,47 +17,19 @@ from kserve import InferRequest, InferResponse
 from opentelemetry.trace import SpanKind
 
 from serving import telemetry, v2
-from serving.errors import BY_STATUS, DeadlineExceeded, InternalError, InvalidInput, PredictorUnavailable, ServingError
+from serving.deadline import HEADER, Deadline
+from serving.errors import BY_STATUS, DeadlineExceeded, InternalError, PredictorUnavailable, ServingError
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT_HEADER = "x-request-timeout-seconds"
 FORWARDED = ("authorization", "baggage", "traceparent", "tracestate")
 """Request headers that the predictor gets too, besides `x-request-id` and all `x-b3-*`."""
 
+_THE_CLIENTS = (400, 401, 413, 415, 422)
+"""The predictor's refusals that are about the client's request; any other is a fault of this pod's settings or ours."""
+
 _CHUNK = 1 << 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between tries, doubled each time, with full jitter
-
-
-class Deadline:
-    """One moment for a whole request: the client's wish, at most the pod's own limit."""
-
-    def __init__(self, seconds: float):
-        self.seconds = seconds
-        self._end = time.monotonic() + seconds
-
-    @classmethod
-    def of(cls, headers: Mapping[str, str], limit: float) -> "Deadline":
-        """The deadline that the header `x-request-timeout-seconds` asks for. Raises InvalidInput."""
-        text = headers.get(TIMEOUT_HEADER)
-        if text is None:
-            return cls(limit)
-        try:
-            wanted = float(text)
-        except ValueError:
-            wanted = -1.0
-        if not 0 < wanted <= limit:
-            raise InvalidInput(
-                f"the header {TIMEOUT_HEADER} must be a number of seconds, above 0 and at most {limit:g}"
-            )
-        return cls(wanted)
-
-    def left(self) -> float:
-        """Seconds left. Raises DeadlineExceeded when there are none."""
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise DeadlineExceeded(f"the request took longer than its {self.seconds:g} s")
-        return left
 
 
 class PredictorClient:
@@ -68,10 +40,14 @@ class PredictorClient:
         model_name: the model's name on the predictor.
         use_ssl: whether to call it over https.
         connections: connections at a time, over all requests.
+        retry_seconds: how long a predictor that cannot be reached, or answers 503, is called again.
     """
 
-    def __init__(self, host: str, model_name: str, *, use_ssl: bool = False, connections: int = 64):
+    def __init__(
+        self, host: str, model_name: str, *, use_ssl: bool = False, connections: int = 64, retry_seconds: float = 60.0
+    ):
         self.model_name = model_name
+        self._retry_seconds = retry_seconds
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30)
         self._http = httpx.AsyncClient(
             base_url=f"{'https' if use_ssl else 'http'}://{host}",
@@ -102,13 +78,14 @@ class PredictorClient:
         sent[v2.JSON_LENGTH] = str(length)
         with telemetry.span("hop", SpanKind.CLIENT):
             telemetry.inject(sent)
-            pause = _FIRST_PAUSE
+            pause, give_up = _FIRST_PAUSE, time.monotonic() + self._retry_seconds
             while True:
                 try:
                     return await self._send(parts, sent, deadline)
                 except _NeverStarted as error:
                     wait = random.uniform(0, pause)  # noqa: S311  # jitter, no secret
-                    if wait + _FIRST_PAUSE >= deadline.left():  # a try needs some time too, or 503 would become 504
+                    # A try needs some time too, or 503 would become 504.
+                    if wait + _FIRST_PAUSE >= min(deadline.left(), give_up - time.monotonic()):
                         raise error.refusal from None
                     telemetry.HOP_RETRIES.labels(error.reason).inc()
                     await asyncio.sleep(wait)
@@ -128,7 +105,7 @@ class PredictorClient:
 
     async def _send(self, parts: list[v2.Body], headers: dict[str, str], deadline: Deadline) -> InferResponse:
         left = deadline.left()
-        headers[TIMEOUT_HEADER] = f"{left:.3f}"
+        headers[HEADER] = f"{left:.3f}"
         try:
             async with asyncio.timeout(left):
                 response = await self._http.post(
@@ -192,7 +169,7 @@ def _refusal(response: httpx.Response) -> Exception:
     if status == 503:
         refusal = PredictorUnavailable("the predictor is busy or not ready", retry_after=_retry_after(response))
         return _NeverStarted("503", refusal)
-    if status in BY_STATUS and status < 500:
+    if status in _THE_CLIENTS:
         return BY_STATUS[status](_message(response), code="refused_by_predictor")
     if status == 504:
         return DeadlineExceeded("the predictor did not finish within the request's deadline")

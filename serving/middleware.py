@@ -1,7 +1,7 @@
 """What happens around every request, before any route: its id, span, log line and error body; drain, keys, body limit.
 
 Plain ASGI, so that streams and WebSockets pass through untouched. `serving.server` puts the layers on, outermost first:
-`RequestScope` → `DrainMiddleware` → `ApiKeys` → `BodyLimit` → KServe's app.
+`RequestScope` → `DeadlineMiddleware` → `DrainMiddleware` → `ApiKeys` → `BodyLimit` → KServe's app.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import telemetry
 from serving.auth import Keys
+from serving.deadline import CURRENT, Deadline
 from serving.dialects import Dialects, from_exception
 from serving.errors import InternalError, InvalidInput, Overloaded, TooLarge
 
@@ -28,8 +29,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LINGER_SECONDS = 2.0
+_DEADLINE_SLACK = 0.5  # seconds, in which what enforces the deadline itself can say so
 _REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
-_HEALTH = re.compile(r"/(?:health|is_alive|metrics|v2/health/(?:live|ready)|v[12]/models/[^/:]+/ready)?")
+_HEALTH = re.compile(r"/(?:health|is_alive|metrics|v2/health/(?:live|ready)|v2/models/[^/:]+/ready)?")
 
 
 def is_health(path: str) -> bool:
@@ -109,6 +111,30 @@ class RequestScope:
                 await _answer_early(response, receive, send)
             else:
                 await response(scope, receive, send)  # to a WebSocket: its handshake's answer
+
+
+class DeadlineMiddleware:
+    """Gives each request its deadline and ends it there, also while its body is still arriving; WebSockets have none.
+
+    It is the backstop: the hop, which knows more, refuses first.
+    """
+
+    def __init__(self, app: ASGIApp, seconds: float):
+        self.app = app
+        self.seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request. Raises DeadlineExceeded, or InvalidInput for a bad header."""
+        if scope["type"] != "http" or is_health(scope["path"]):
+            await self.app(scope, receive, send)
+            return
+        deadline = Deadline.of(Headers(scope=scope), self.seconds)
+        token = CURRENT.set(deadline)
+        try:
+            async with deadline.enforced(slack=_DEADLINE_SLACK):
+                await self.app(scope, receive, send)
+        finally:
+            CURRENT.reset(token)
 
 
 class Drain:

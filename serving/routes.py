@@ -5,7 +5,9 @@ that KServe's stage metrics and readiness stay in force. Not here: any route of 
 """
 
 import importlib.resources
+import mmap
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -33,7 +35,8 @@ async def receive_body(request: Request) -> memoryview:
     size, end = whole_number(request.headers, "Content-Length"), 0
     if size is None:
         return memoryview(await request.body())
-    buffer = memoryview(bytearray(size))
+    # Anonymous memory: pages cost nothing until bytes arrive in them, so a header alone cannot take memory.
+    buffer = memoryview(mmap.mmap(-1, size)) if size else memoryview(b"")
     async for chunk in request.stream():
         if end + len(chunk) > size:
             raise InvalidInput(f"the body is longer than its Content-Length of {size} bytes")
@@ -52,11 +55,39 @@ def no_version(model_name: str, version: str) -> NotFound:
     )
 
 
-def protocol_router(model: Model, max_json_bytes: int) -> APIRouter:
-    """V1 `:predict` and V2 `infer` for the one model of this pod.
+@dataclass(frozen=True)
+class JsonLimit:
+    """What JSON a V1 or V2 request may hold.
 
-    JSON is limited apart from the body: parsed, it takes many times its size, on the event loop; binary tensors do not.
+    It has a limit apart from the body's: parsing holds the event loop, and takes many times the JSON's size in memory;
+    binary tensors do neither.
     """
+
+    max_bytes: int
+    max_values: int
+
+    def check_size(self, size: int) -> None:
+        """Raises TooLarge for more than `max_bytes`."""
+        if size > self.max_bytes:
+            raise TooLarge(
+                f"{size} bytes of JSON; at most {self.max_bytes} are accepted (MAX_JSON_BYTES), send tensors as binary",
+                code="json_too_large",
+            )
+
+    def check(self, text: memoryview) -> None:
+        """Raises TooLarge for more than `max_bytes`, or more values than `max_values`; 10 ms for 64 MB."""
+        self.check_size(len(text))
+        if len(text) <= self.max_values:
+            return
+        if sum(bytes(text).count(mark) for mark in b",[{") > self.max_values:
+            raise TooLarge(
+                f"more than {self.max_values} values in the JSON (MAX_JSON_VALUES), send tensors as binary",
+                code="json_too_large",
+            )
+
+
+def protocol_router(model: Model, limit: "JsonLimit") -> APIRouter:
+    """V1 `:predict` and V2 `infer` for the one model of this pod."""
     routes = APIRouter()
 
     def ready(name: str) -> Model:
@@ -70,9 +101,12 @@ def protocol_router(model: Model, max_json_bytes: int) -> APIRouter:
     async def infer(model_name: str, request: Request) -> Response:
         served = ready(model_name)
         json_length = whole_number(request.headers, "Inference-Header-Content-Length")
+        declared = whole_number(request.headers, "Content-Length") if json_length is None else json_length
+        limit.check_size(declared or 0)
         body = await receive_body(request)
-        _check_json(len(body) if json_length is None else json_length, max_json_bytes)
+        limit.check(body if json_length is None else body[:json_length])
         decoded = v2.decode_request(body, json_length, model_name)
+        v2.wants_binary(decoded, [])  # refused before the model works for nothing
         call = served(decoded, headers=dict(request.headers))
         answer, headers = await unless_disconnected(request.receive, call)
         binary = v2.wants_binary(decoded, [output.name for output in answer.outputs])
@@ -88,21 +122,14 @@ def protocol_router(model: Model, max_json_bytes: int) -> APIRouter:
     @routes.post("/v1/models/{model_name}:predict", tags=["V1"], summary="V1 inference, JSON")
     async def predict(model_name: str, request: Request) -> Response:
         served = ready(model_name)
+        limit.check_size(whole_number(request.headers, "Content-Length") or 0)
         body = await receive_body(request)
-        _check_json(len(body), max_json_bytes)
+        limit.check(body)
         call = served(_v1_request(body), headers=dict(request.headers))
         answer, headers = await unless_disconnected(request.receive, call)
         return Response(orjson.dumps(answer), media_type="application/json", headers=headers)
 
     return routes
-
-
-def _check_json(size: int, limit: int) -> None:
-    if size > limit:
-        raise TooLarge(
-            f"{size} bytes of JSON; at most {limit} are accepted (MAX_JSON_BYTES), send tensors as binary",
-            code="json_too_large",
-        )
 
 
 def _v1_request(body: memoryview) -> dict[str, Any]:

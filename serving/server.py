@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -28,8 +29,8 @@ from kserve.protocol.rest.server import RESTServer
 from serving import grpc_server, telemetry
 from serving.auth import Keys
 from serving.dialects import Dialects, Render
-from serving.middleware import ApiKeys, BodyLimit, Drain, DrainMiddleware, RequestScope
-from serving.routes import health_router, mount_docs, protocol_router
+from serving.middleware import ApiKeys, BodyLimit, DeadlineMiddleware, Drain, DrainMiddleware, RequestScope
+from serving.routes import JsonLimit, health_router, mount_docs, protocol_router
 from serving.settings import PodSettings
 
 logger = logging.getLogger(__name__)
@@ -38,13 +39,13 @@ _CLOSING_SECONDS = 3.0
 _KSERVES = {
     "/metrics",
     "/v1/models",
-    "/v1/models/{model_name}",
+    "/v1/models/{}",
     "/v2",
     "/v2/health/live",
     "/v2/models",
-    "/v2/models/{model_name}",
+    "/v2/models/{}",
 }
-"""The routes of KServe's that stay."""
+"""The routes of KServe's that stay, but where ours have the same path."""
 
 
 class PodModel(Protocol):
@@ -146,6 +147,7 @@ class _Pod:
                     servicer,
                     f"{settings.host}:{settings.grpc_port}",
                     max_message=settings.grpc_max_message_bytes,
+                    seconds=settings.request_timeout_seconds,
                     keys=self._keys,
                     drain=self._drain,
                 )
@@ -171,13 +173,20 @@ class _Pod:
         for router in (
             *routers,
             health_router(self._model, draining),
-            protocol_router(self._model, self._settings.max_json_bytes),
+            protocol_router(self._model, JsonLimit(self._settings.max_json_bytes, self._settings.max_json_values)),
         ):
             app.include_router(router)
         rest = RESTServer("kserve.model_server:app", kserve.dataplane, kserve.model_repository_extension, 0)
         rest.create_application()
         _drop_replaced(app)
-        return wrap(app, dialects, self._keys, self._drain, self._settings.max_body_bytes)
+        return wrap(
+            app,
+            dialects,
+            self._keys,
+            self._drain,
+            self._settings.max_body_bytes,
+            seconds=self._settings.request_timeout_seconds,
+        )
 
     async def _until_stopped(self, serving: asyncio.Task[None]) -> int:
         starting = asyncio.create_task(self._model.start_up())
@@ -218,21 +227,40 @@ class _Pod:
 
 def _drop_replaced(app: FastAPI) -> None:
     """Takes those of KServe's routes off that ours replace, or that let a client unload the model or ask for nothing."""
-    routers = (app.router, *(route.original_router for route in app.routes if hasattr(route, "original_router")))
-    ours = {getattr(route, "path", None) for router in routers for route in router.routes if not _is_kserves(route)}
+    routers = list(_routers(app.router))
+    ours = {_pattern(route) for router in routers for route in router.routes if not _is_kserves(route)}
     for router in routers:
         router.routes[:] = [
-            route
-            for route in router.routes
-            if not _is_kserves(route) or getattr(route, "path", None) in _KSERVES - ours
+            route for route in router.routes if not _is_kserves(route) or _pattern(route) in _KSERVES - ours
         ]
+
+
+def _pattern(route: Any) -> str:
+    """A route's path, whatever its parameters are called."""
+    return re.sub(r"\{.*?\}", "{}", getattr(route, "path", ""))
+
+
+def _routers(router: APIRouter) -> Iterator[APIRouter]:
+    """A router and those that were included in it, at any depth."""
+    yield router
+    for route in router.routes:
+        if hasattr(route, "original_router"):
+            yield from _routers(route.original_router)
 
 
 def _is_kserves(route: Any) -> bool:
     return str(getattr(getattr(route, "endpoint", None), "__module__", "")).startswith("kserve.")
 
 
-def wrap(app: FastAPI, dialects: Mapping[str, Render], keys: Keys, drain: Drain, max_body_bytes: int) -> FastAPI:
+def wrap(
+    app: FastAPI,
+    dialects: Mapping[str, Render],
+    keys: Keys,
+    drain: Drain,
+    max_body_bytes: int,
+    *,
+    seconds: float = 600.0,
+) -> FastAPI:
     """Puts `serving.middleware` around an app and takes its own error handlers off, so that every error ends there."""
     shapes = Dialects()
     for prefix, render in dialects.items():
@@ -242,6 +270,7 @@ def wrap(app: FastAPI, dialects: Mapping[str, Render], keys: Keys, drain: Drain,
     app.add_middleware(BodyLimit, limit=max_body_bytes)  # the last one added is the outermost
     app.add_middleware(ApiKeys, keys=keys)
     app.add_middleware(DrainMiddleware, drain=drain)
+    app.add_middleware(DeadlineMiddleware, seconds=seconds)
     app.add_middleware(RequestScope, dialects=shapes)
     return app
 

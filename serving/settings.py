@@ -35,8 +35,12 @@ class PodSettings(BaseSettings):
     """Largest request body on any route; more is refused with 413 before it is read."""
     max_json_bytes: int = Field(64 * MIB, gt=0)
     """Largest JSON of a V1 or V2 request, binary tensors not counted; more is refused with 413."""
+    max_json_values: int = Field(2_000_000, gt=0)
+    """Most values (numbers, strings, objects) in that JSON; two minutes of audio as numbers."""
     grpc_max_message_bytes: int = Field(1024 * MIB, gt=0, lt=2**31)
     """Largest gRPC message, either way."""
+    request_timeout_seconds: float = Field(600.0, gt=0)
+    """One deadline for a whole request; a client may ask for less with the header `x-request-timeout-seconds`."""
     api_keys: str = ""
     """API keys, separated by commas. With one or more, every route but health and metrics wants `Authorization: Bearer`."""
     api_keys_file: Path | None = None
@@ -84,10 +88,10 @@ class TransformerSettings(PodSettings):
     """Name of the model on the predictor where it differs from MODEL_NAME."""
     predictor_use_ssl: bool = False
     """Whether the predictor is called over https. Flag `--predictor_use_ssl`."""
-    request_timeout_seconds: float = Field(600.0, gt=0)
-    """One deadline for a whole request; a client may ask for less with the header `x-request-timeout-seconds`."""
     hop_concurrency: int = Field(4, ge=1)
     """Windows of one request that are at the predictor at a time."""
+    hop_retry_seconds: float = Field(60.0, ge=0)
+    """How long a predictor that cannot be reached, or is busy, is called again before the client gets 503."""
     hop_connections: int = Field(64, ge=1)
     """Open connections to the predictor, over all requests."""
 

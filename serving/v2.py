@@ -131,6 +131,8 @@ def response(
         InvalidInput: the request asks for an output that is not there.
     """
     wanted = [output.name for output in request.request_outputs or []] or list(arrays)
+    if len(set(wanted)) != len(wanted):
+        raise InvalidInput("an output is asked for twice", param="outputs")
     for name in wanted:
         if name not in arrays:
             raise InvalidInput(f"output {name!r} is not there, there are: {', '.join(arrays)}", param="outputs")
@@ -226,14 +228,25 @@ def encode(message: InferRequest | InferResponse, binary: Mapping[str, bool] | b
 
 
 def wants_binary(request: InferRequest, names: Sequence[str]) -> dict[str, bool]:
-    """Which outputs the client wants as binary: each one's `binary_data`, else the request's `binary_data_output`."""
-    everywhere = bool((request.parameters or {}).get("binary_data_output", False))
+    """Which outputs the client wants as binary: each one's `binary_data`, else the request's `binary_data_output`.
+
+    Raises:
+        InvalidInput: one of them is no boolean.
+    """
+    everywhere = _flag(request.parameters or {}, "binary_data_output", default=False)
     chosen = dict.fromkeys(names, everywhere)
     for output in request.request_outputs or []:
-        value = (output.parameters or {}).get("binary_data")
-        if value is not None:
-            chosen[output.name] = bool(value)
+        chosen[output.name] = _flag(output.parameters or {}, "binary_data", default=everywhere)
     return chosen
+
+
+def _flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    value = parameters.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{name!r} must be true or false", param=name)
+    return value
 
 
 def _json_data(item: InferInput | InferOutput) -> Any:

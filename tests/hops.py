@@ -13,10 +13,11 @@ from starlette.responses import Response
 
 from serving import v2
 from serving.auth import Keys
+from serving.deadline import Deadline
 from serving.errors import ServingError
-from serving.hop import Deadline, PredictorClient
+from serving.hop import PredictorClient
 from serving.middleware import Drain
-from serving.routes import protocol_router
+from serving.routes import JsonLimit, protocol_router
 from serving.server import wrap
 
 Answer = Callable[[Request], Awaitable[Response]]
@@ -37,7 +38,7 @@ class Sums(Model):  # type: ignore[misc]  # kserve ships no types
 def predictor(limit: int = 1 << 30, json_limit: int = 1 << 20) -> FastAPI:
     """The app of a pod that serves `Sums` as the model `m`, with bodies up to `limit` bytes."""
     app = FastAPI()
-    app.include_router(protocol_router(Sums(), json_limit))
+    app.include_router(protocol_router(Sums(), JsonLimit(json_limit, 1000)))
     return wrap(app, {}, Keys(), Drain(), limit)
 
 

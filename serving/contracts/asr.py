@@ -24,6 +24,8 @@ from serving import v2
 from serving.errors import InvalidInput, TooLarge
 
 NAME = "asr/1"
+MAX_TEXT = 4000
+"""Characters of a prompt or of hotwords; Whisper reads 224 tokens, about a thousand."""
 MAX_WINDOWS = 4096
 """Windows in one request. It bounds what a few bytes can ask for: an empty tensor may have any number of rows."""
 
@@ -46,9 +48,9 @@ class AsrOptions(BaseModel):
     """ISO-639-1 code of the speech; None lets the model detect it."""
     task: Task = "transcribe"
     """`translate` gives English text whatever the language."""
-    prompt: str | None = None
+    prompt: str | None = Field(None, max_length=MAX_TEXT)
     """Text that precedes the window, for spelling and style."""
-    hotwords: str | None = None
+    hotwords: str | None = Field(None, max_length=MAX_TEXT)
     """Words to favour, separated by spaces or commas."""
     temperature: float | None = Field(None, ge=0.0, le=1.0)
     """Sampling temperature. None or 0 lets the predictor climb its fallback ladder."""

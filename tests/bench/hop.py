@@ -10,7 +10,8 @@ from kserve import InferInput, InferRequest
 from kserve.inference_client import InferenceGRPCClient
 
 from serving import v2
-from serving.hop import Deadline, PredictorClient
+from serving.deadline import Deadline
+from serving.hop import PredictorClient
 from tests.bench.report import Section
 from tests.pods import Pod
 

@@ -18,6 +18,7 @@ def main() -> None:
         settings.predictor_model_name or settings.model_name,
         use_ssl=settings.predictor_use_ssl,
         connections=settings.hop_connections,
+        retry_seconds=settings.hop_retry_seconds,
     )
     media = DecoderPool(settings.media_limits())
     transcriber = Transcriber(client, media, settings)

@@ -132,10 +132,10 @@ def _checked(text: str, base: httpx.URL | None = None) -> httpx.URL:
         if len(text) > MAX_URL_CHARACTERS:
             raise ValueError("too long")
         url = httpx.URL(text) if base is None else base.join(text)
-        port = url.port
+        host, port = url.host, url.port  # both are decoded when they are read
     except (httpx.InvalidURL, ValueError):
         raise InvalidInput("the link is not a valid URL", code="bad_url") from None
-    if url.scheme not in {"http", "https"} or not url.host or port == 0:
+    if url.scheme not in {"http", "https"} or not host or port == 0:
         raise InvalidInput("a link must start with http:// or https:// and name a host", code="bad_url")
     if url.userinfo:
         raise InvalidInput("a link with a user name or password in it is not fetched", code="bad_url")

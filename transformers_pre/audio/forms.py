@@ -12,7 +12,7 @@ import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
-from serving.contracts.asr import Task
+from serving.contracts.asr import MAX_TEXT, Task
 from serving.errors import InvalidInput
 from transformers_pre.audio import languages, upload
 from transformers_pre.audio.transcribe import TranscriptionRequest, Waveform
@@ -36,9 +36,9 @@ class SpeechForm(BaseModel):
 
     language: Annotated[str, AfterValidator(languages.code)] | None = None
     """Language of the speech: ISO-639-1 code, English name, or `auto` (as when left out) to detect it."""
-    prompt: str | None = None
+    prompt: str | None = Field(None, max_length=MAX_TEXT)
     """Text that precedes the recording, for spelling and style."""
-    hotwords: str | None = None
+    hotwords: str | None = Field(None, max_length=MAX_TEXT)
     """Words to favour, separated by spaces or commas."""
     temperature: float | None = Field(None, ge=0.0, le=1.0)
     """Sampling temperature; 0, as when left out, rises by itself where the decoding fails."""

@@ -121,13 +121,13 @@ class SpeechTransformer(Model):  # type: ignore[misc]  # kserve ships no types
         """The transcripts, in the order of the recordings; one that fails fails the request."""
         request, wanted, uploads, sent = payload
         tasks = [asyncio.create_task(self._transcriber.transcribe(each, sent)) for each in wanted]
-        try:
-            return request, await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            uploads.close()
+        with uploads:
+            try:
+                return request, await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     async def postprocess(
         self, result: tuple[Any, list[Transcript]], headers: dict[str, str] | None = None
@@ -166,19 +166,21 @@ class SpeechTransformer(Model):  # type: ignore[misc]  # kserve ships no types
             data = await asyncio.to_thread(_from_base64, audio["b64"])
         except (binascii.Error, ValueError):
             raise InvalidInput(f"{where}.audio.b64 is not base64", param=f"{where}.audio.b64") from None
-        return upload.spool(data, self._settings.max_upload_bytes)
+        return await asyncio.to_thread(upload.spool, data, self._settings.max_upload_bytes)
 
     async def _read_v2(self, request: InferRequest, uploads: contextlib.ExitStack) -> list[TranscriptionRequest]:
         parameters = v2.parameters(request)
         form = ProtocolForm.from_values(parameters)
-        tensors = v2.tensors(request)
+        tensors = await asyncio.to_thread(v2.tensors, request)
+        if tensors.keys() >= {"AUDIO_FILE", "AUDIO"}:
+            raise InvalidInput("send 'AUDIO_FILE' or 'AUDIO', not both", param="inputs")
         if (files := tensors.get("AUDIO_FILE")) is not None:
             if files.dtype != np.object_:
                 raise InvalidInput("'AUDIO_FILE' must be BYTES: encoded recordings", param="AUDIO_FILE")
             _check_count(files.size)
             found = []
             for data in files.ravel():
-                source = upload.spool(data, self._settings.max_upload_bytes)
+                source = await asyncio.to_thread(upload.spool, data, self._settings.max_upload_bytes)
                 uploads.callback(source.close)
                 found.append(form.request(source, form.task))
             return found

@@ -17,11 +17,11 @@ class AudioSettings(TransformerSettings):
     """Largest request body on any route; more is refused with 413 before it is read."""
     max_upload_bytes: int = Field(25 * MIB, gt=0)
     """Largest recording, uploaded, linked or inside JSON; OpenAI's own limit by default."""
-    max_audio_seconds: float = Field(0.0, ge=0)
+    max_audio_seconds: float = Field(4 * 3600.0, ge=0)
     """Longest recording in seconds; 0 for no limit. A longer one is refused with 413."""
     max_channels: int = Field(8, ge=1)
     """Most channels of a recording."""
-    decode_workers: int = Field(2, ge=1)
+    decode_workers: int = Field(4, ge=1)
     """Processes that decode; as many recordings are decoded at a time, the others wait."""
     decode_memory_bytes: int = Field(1024 * MIB, gt=0)
     """Memory that one decoding process may take; a file that wants more is refused with 422."""

@@ -17,8 +17,9 @@ import soxr
 from serving import telemetry
 from serving.contracts import asr
 from serving.contracts.asr import AsrInput, AsrOptions, AsrResult, Samples, Task
-from serving.errors import DeadlineExceeded, TooLarge
-from serving.hop import Deadline, PredictorClient
+from serving.deadline import CURRENT, Deadline
+from serving.errors import TooLarge
+from serving.hop import PredictorClient
 from transformers_pre.audio import merge
 from transformers_pre.audio.media import SAMPLE_RATE, DecoderPool
 from transformers_pre.audio.merge import Transcript, TranscriptBuilder, TranscriptSegment
@@ -29,6 +30,8 @@ from transformers_pre.audio.vad import VoiceActivity
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_MOST_REDECODINGS = 4  # of one window; on ten minutes of conversation none needed a second one
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +89,8 @@ class Transcriber:
 
     async def transcribe(self, request: TranscriptionRequest, headers: Mapping[str, str]) -> Transcript:
         """The whole transcript. Raises ServingError, by the deadline at the latest."""
-        deadline = Deadline.of(headers, self._settings.request_timeout_seconds)
-        async with _within(deadline):
+        deadline = CURRENT.get() or Deadline(self._settings.request_timeout_seconds)
+        async with deadline.enforced():
             if request.channels == "split":
                 return await self._transcribe_channels(request, headers, deadline)
             return await self._transcribe_channel(request, headers, deadline, None, _Heard())
@@ -96,11 +99,11 @@ class Transcriber:
         self, request: TranscriptionRequest, headers: Mapping[str, str]
     ) -> AsyncGenerator[TranscriptSegment | Transcript, None]:
         """The segments as they become final, then the transcript that they make. Raises ServingError."""
-        deadline = Deadline.of(headers, self._settings.request_timeout_seconds)
+        deadline = CURRENT.get() or Deadline(self._settings.request_timeout_seconds)
         async with contextlib.aclosing(self._stream_channel(request, headers, deadline, None, _Heard())) as updates:
             ended = False
             while not ended:
-                async with _within(deadline):
+                async with deadline.enforced():
                     update = await anext(updates)
                 ended = isinstance(update, Transcript)
                 yield update
@@ -110,10 +113,12 @@ class Transcriber:
     ) -> Transcript:
         """Each channel by itself, then all segments in the order of their starts."""
         heard = _Heard()
-        found = [await self._transcribe_channel(request, headers, deadline, 0, heard)]
-        for channel in range(1, heard.channels):
-            found.append(await self._transcribe_channel(request, headers, deadline, channel, _Heard()))
-        return merge.interleave(found)
+        first = await self._transcribe_channel(request, headers, deadline, 0, heard)
+        others = [
+            await self._transcribe_channel(request, headers, deadline, channel, _Heard())
+            for channel in range(1, heard.channels)
+        ]
+        return merge.interleave([first, *others])
 
     @contextlib.asynccontextmanager
     async def _open(
@@ -163,13 +168,11 @@ class Transcriber:
             language.tell(result.language)
             return result
 
-        async with self._open(request.source, channel, heard) as audio:
-            windows = self._windows(audio, heard)
-            concurrency = self._settings.hop_concurrency
-            async with contextlib.aclosing(ordered(windows, recognise, concurrency)) as results:
-                async for (window, _samples), result in results:
-                    for segment in builder.add(window, result):
-                        yield segment
+        windows = self._windows(request.source, channel, heard)
+        async with contextlib.aclosing(ordered(windows, recognise, self._settings.hop_concurrency)) as results:
+            async for (window, _samples), result in results:
+                for segment in builder.add(window, result):
+                    yield segment
         rest, transcript = builder.finish(heard.seconds)
         if transcript.language is None:  # nobody spoke; it is still the language that the client named
             transcript = transcript.model_copy(update={"language": request.language})
@@ -179,17 +182,20 @@ class Transcriber:
         yield transcript
 
     async def _windows(
-        self, audio: AsyncIterable[Samples], heard: "_Heard"
+        self, source: Upload | Waveform, channel: int | None, heard: "_Heard"
     ) -> AsyncGenerator[tuple[Window, Samples], None]:
-        """Windows with their samples (context included), each as soon as its end is known."""
+        """Windows with their samples (context included), each as soon as its end is known.
+
+        The decoder is given back after the last block: others need it, while the last windows are at the predictor.
+        """
         with VoiceActivity() as voice:
             splitter = Splitter(self._limits)
-            async for block in audio:
-                heard.seconds += len(block) / self._limits.sample_rate
-                # In a thread: a block takes some milliseconds, during which other requests go on.
-                probabilities = await asyncio.to_thread(voice.push, block)
-                for item in splitter.push(block, probabilities):
-                    yield self._count(item)
+            async with self._open(source, channel, heard) as audio:
+                async for block in audio:
+                    heard.seconds += len(block) / self._limits.sample_rate
+                    probabilities = await _in_thread(voice.push, block)
+                    for item in splitter.push(block, probabilities):
+                        yield self._count(item)
             for item in splitter.finish(voice.finish()):
                 yield self._count(item)
 
@@ -201,18 +207,22 @@ class Transcriber:
     async def _recognise(
         self, window: Window, samples: Samples, options: AsrOptions, headers: Mapping[str, str], deadline: Deadline
     ) -> AsrResult:
-        """One window's result; a stretch of speech that the decoder stopped short of is decoded again."""
+        """One window's result; speech that the decoder stopped short of is decoded again, as long as that brings text."""
         result = await self._call(samples, options, headers, deadline)
-        left_out = merge.uncovered(window, result, self._limits)
-        if left_out is None:
-            return result
-        start, end = left_out
-        rate = self._limits.sample_rate
-        telemetry.REDECODED_SECONDS.labels(self._client.model_name).inc((end - start) / rate)
-        first = window.context_start
-        again = options.model_copy(update={"language": result.language})  # a part of it may sound like another one
-        extra = await self._call(samples[start - first : end - first], again, headers, deadline)
-        return merge.with_redecoded(result, (start - first) / rate, extra)
+        first, rate = window.context_start, self._limits.sample_rate
+        # A part of a window may sound like another language than the whole.
+        again = options.model_copy(update={"language": result.language})
+        for _ in range(_MOST_REDECODINGS):
+            left_out = merge.uncovered(window, result, self._limits)
+            if left_out is None:
+                break
+            start, end = left_out
+            telemetry.REDECODED_SECONDS.labels(self._client.model_name).inc((end - start) / rate)
+            extra = await self._call(samples[start - first : end - first], again, headers, deadline)
+            known, result = result, merge.with_redecoded(result, (start - first) / rate, extra)
+            if result.text == known.text:
+                break
+        return result
 
     async def _call(
         self, samples: Samples, options: AsrOptions, headers: Mapping[str, str], deadline: Deadline
@@ -230,20 +240,24 @@ async def _blocks(waveform: Waveform, max_seconds: float) -> AsyncIterator[Sampl
             f"the audio has {len(samples) / rate:.1f} s, at most {max_seconds:g} s are accepted (MAX_AUDIO_SECONDS)",
             code="audio_too_long",
         )
-    resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+    resampler = (
+        None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+    )
     for start in range(0, len(samples), rate):
         block = samples[start : start + rate]
         yield block if resampler is None else resampler.resample_chunk(block, last=start + rate >= len(samples))
 
 
-@contextlib.asynccontextmanager
-async def _within(deadline: Deadline) -> AsyncIterator[None]:
-    """Cuts its block off at the deadline, wherever it waits: for a decoder, for the predictor. Raises DeadlineExceeded."""
+async def _in_thread(call: Callable[[T], R], argument: T) -> R:
+    """`call` of some milliseconds, during which other requests go on. Ends with it, also when cancelled.
+
+    What `call` works with, a native model, goes to the next stream as soon as this one ends.
+    """
+    running = asyncio.create_task(asyncio.to_thread(call, argument))
     try:
-        async with asyncio.timeout(deadline.left()):
-            yield
-    except TimeoutError:
-        raise DeadlineExceeded(f"the request took longer than its {deadline.seconds:g} s") from None
+        return await asyncio.shield(running)
+    finally:
+        await asyncio.wait({running})
 
 
 class _Heard:

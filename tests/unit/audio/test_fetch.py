@@ -126,7 +126,7 @@ async def test_chunked_answers_and_redirects_are_followed(site: Site) -> None:
         "", "recording.wav", "/etc/passwd", "file:///etc/passwd", "ftp://example.org/a", "gopher://127.0.0.1/",
         "data:audio/wav;base64,UklGRg==", "http://", "http:///a", "https://?a", "http://[::1", "http://host:port/",
         "http://host:70000/", "http://exa mple.org/", "http://user@127.0.0.1/", "http://user:password@example.org/",
-        "http://" + "a" * 9000, "http://example.org/\0",
+        "http://" + "a" * 9000, "http://example.org/\0", "http://xn--/",
     ],
 )  # fmt: skip
 async def test_what_is_no_plain_http_link_is_refused(url: str) -> None:

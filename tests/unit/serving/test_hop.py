@@ -12,8 +12,8 @@ from prometheus_client import REGISTRY
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving import errors, hop, telemetry, v2
-from serving.hop import Deadline
+from serving import errors, telemetry, v2
+from serving.deadline import HEADER, Deadline
 from tests.hops import Scripted, client, infer, ok, predictor, refusal, refused, request
 from tests.pods import free_port
 from tests.servers import ServeApp, listen, until
@@ -88,7 +88,7 @@ async def test_the_request_id_of_the_task_wins(serve_app: ServeApp) -> None:
 async def test_what_is_left_of_the_deadline_goes_along(serve_app: ServeApp) -> None:
     server = Scripted(refused(503), refused(503), ok())
     await infer(await serve_app(server), seconds=9)
-    left = [float(each.headers[hop.TIMEOUT_HEADER]) for each in server.requests]
+    left = [float(each.headers[HEADER]) for each in server.requests]
     assert 9 >= left[0] > left[1] > left[2] > 0
 
 
@@ -141,7 +141,7 @@ async def test_503_until_the_deadline_is_503_with_the_predictors_retry_after(ser
 
 @pytest.mark.parametrize("header", ["9" * 400, "soon", "-1", "Wed, 21 Oct 2026 07:28:00 GMT"])
 async def test_a_retry_after_that_is_no_sensible_number_is_a_second(serve_app: ServeApp, header: str) -> None:
-    error = await refusal(await serve_app(Scripted(refused(503, **{"retry-after": header}))), seconds=0.3)
+    error = await refusal(await serve_app(Scripted(refused(503, **{"retry-after": header}))), seconds=1.0)
     assert error.retry_after == 1.0
 
 
@@ -175,14 +175,14 @@ async def test_a_restarted_predictor_is_reached_at_once(serve_app: ServeApp) -> 
 
 def test_without_a_header_the_pods_limit_is_the_deadline() -> None:
     assert Deadline.of({}, 600).seconds == 600
-    assert Deadline.of({hop.TIMEOUT_HEADER: "2.5"}, 600).seconds == 2.5
+    assert Deadline.of({HEADER: "2.5"}, 600).seconds == 2.5
     assert 0 < Deadline(5).left() <= 5
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon", "", "601", "1e9"])
 def test_a_client_may_ask_for_less_and_for_nothing_else(text: str) -> None:
     with pytest.raises(errors.InvalidInput, match=r"x-request-timeout-seconds must be .* at most 600"):
-        Deadline.of({hop.TIMEOUT_HEADER: text}, 600)
+        Deadline.of({HEADER: text}, 600)
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ import pytest
 from starlette.responses import Response
 
 from serving import errors, v2
+from serving.deadline import Deadline
 from serving.errors import ServingError
-from serving.hop import Deadline
 from tests.hops import OK, Scripted, client, ok, predictor, refusal, refused, request
 from tests.servers import ServeApp
 
 # --- what it passes on ---
 
-PASSED_ON = {400: errors.InvalidInput, 401: errors.Unauthorized, 404: errors.NotFound, 413: errors.TooLarge,
+PASSED_ON = {400: errors.InvalidInput, 401: errors.Unauthorized, 413: errors.TooLarge,
              415: errors.UnsupportedMedia, 422: errors.Unprocessable}  # fmt: skip
 
 
@@ -38,7 +38,7 @@ async def test_a_refusal_without_a_message_has_one_of_ours(serve_app: ServeApp, 
     assert (type(error), error.message) == (errors.InvalidInput, "the predictor refused the request")
 
 
-@pytest.mark.parametrize("status", [500, 501, 502, 599, 204, 302])
+@pytest.mark.parametrize("status", [500, 501, 502, 599, 204, 302, 404, 405])
 async def test_faults_of_the_predictor_are_a_fixed_text_and_not_repeated(serve_app: ServeApp, status: int) -> None:
     server = Scripted(refused(status, "secret path /x") if status >= 300 else Response(status_code=status))
     error = await refusal(await serve_app(server))

@@ -1,0 +1,61 @@
+"""V1 and V2 over HTTP: the limits of JSON, which are smaller than the body's, and how outputs are asked for."""
+
+import httpx
+import numpy as np
+import pytest
+
+from serving import v2
+from tests.conftest import ServeApp
+from tests.hops import predictor
+
+LIMIT = 2000
+REFUSAL = f"bytes of JSON; at most {LIMIT} are accepted (MAX_JSON_BYTES), send tensors as binary"
+
+
+@pytest.mark.parametrize("path", ["/v1/models/m:predict", "/v2/models/m/infer"])
+async def test_json_over_the_limit_is_413(serve_app: ServeApp, path: str) -> None:
+    port = await serve_app(predictor(json_limit=LIMIT))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        for size, status in ((LIMIT, 400), (LIMIT + 1, 413)):
+            answer = await client.post(path, content=b" " * size)
+            assert answer.status_code == status
+        assert answer.json() == {"error": f"{LIMIT + 1} {REFUSAL}"}
+
+
+async def test_many_small_values_are_413(serve_app: ServeApp) -> None:
+    port = await serve_app(predictor())
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        body = b'{"instances": [' + b",".join([b"[]"] * 1000) + b"]}"
+        answer = await client.post("/v1/models/m:predict", content=body)
+        assert answer.status_code == 413
+        assert answer.json() == {"error": "more than 1000 values in the JSON (MAX_JSON_VALUES), send tensors as binary"}
+
+
+async def test_binary_tensors_do_not_count(serve_app: ServeApp) -> None:
+    parts, length = v2.encode(v2.request("m", {"X": np.ones(10_000, np.float32)}))
+    port = await serve_app(predictor(json_limit=LIMIT))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        headers = {"inference-header-content-length": str(length)}
+        answer = await client.post("/v2/models/m/infer", content=b"".join(parts), headers=headers)
+        assert answer.status_code == 200
+        headers = {"inference-header-content-length": str(LIMIT + 1)}
+        assert (await client.post("/v2/models/m/infer", content=b"".join(parts), headers=headers)).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("outputs", "parameters", "message"),
+    [
+        ([], {"binary_data_output": "false"}, "'binary_data_output' must be true or false"),
+        ([{"name": "X", "parameters": {"binary_data": 1}}], {}, "'binary_data' must be true or false"),
+        ([{"name": "X"}, {"name": "X"}], {}, "an output is asked for twice"),
+    ],
+)
+async def test_output_choices_that_say_nothing_clear_are_400(
+    serve_app: ServeApp, outputs: list[dict[str, object]], parameters: dict[str, object], message: str
+) -> None:
+    port = await serve_app(predictor())
+    inputs = [{"name": "X", "shape": [1], "datatype": "FP32", "data": [1]}]
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        body = {"inputs": inputs, "outputs": outputs, "parameters": parameters}
+        answer = await client.post("/v2/models/m/infer", json=body)
+    assert (answer.status_code, answer.json()) == (400, {"error": message})
