@@ -29,6 +29,9 @@ def table(cls: type[PodSettings]) -> str:
 
 
 def _plain(default: object) -> str:
+    """A default as it would be written into a variable."""
+    if isinstance(default, tuple):
+        return ",".join(str(value) for value in default)
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 

@@ -1,0 +1,268 @@
+"""A pod with keys, small limits and a collector of traces: who is let in, how much, and what is told of it."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import orjson
+import pytest
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+from opentelemetry import trace
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import TracerProvider
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect as websocket
+
+from serving import telemetry, v2
+from serving.contracts import asr
+from serving.contracts.asr import AsrInput, AsrOptions
+from serving.deadline import Deadline
+from serving.errors import TooLarge, Unauthorized
+from serving.hop import PredictorClient
+from tests.conftest import StartPod
+from tests.pods import Pod, stock_grpc_client, wait_for
+
+MIB = 1 << 20
+INFER = {"inputs": [{"name": "AUDIO", "shape": [1, 2], "datatype": "FP32", "data": [0, 0]}]}
+KEY = {"authorization": "Bearer key-1"}
+
+
+class Collector:
+    """An OTLP collector on a loopback port: keeps the spans that it is sent."""
+
+    def __init__(self) -> None:
+        self.spans: list[Any] = []
+        self.services: set[str] = set()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                outer.take(ExportTraceServiceRequest.FromString(body))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Says nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def take(self, request: ExportTraceServiceRequest) -> None:
+        for resource in request.resource_spans:
+            self.services |= {a.value.string_value for a in resource.resource.attributes if a.key == "service.name"}
+            for scope in resource.scope_spans:
+                self.spans += scope.spans
+
+    def until(self, trace_id: int, name: str) -> Any:
+        """The span of this trace and name; it waits for it."""
+
+        def find() -> Any:
+            return next(
+                (s for s in self.spans if int.from_bytes(s.trace_id, "big") == trace_id and s.name == name), None
+            )
+
+        return wait_for(f"span {name!r}", find, 20)
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    thread = threading.Thread(target=made.server.serve_forever, daemon=True)
+    thread.start()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("keys") / "keys"
+    file.write_text("# mounted\nfile-key\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def pod(start_shared_pod: StartPod, collector: Collector, key_file: Path) -> Pod:
+    return start_shared_pod(
+        "tests.gated_pod",
+        "gated",
+        env={"API_KEYS": "key-1,key-2", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "50"},
+        api_keys_file=key_file,
+        max_body_bytes=MIB,
+        grpc_max_message_bytes=MIB,
+    ).until_ready()
+
+
+# --- keys ---
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2/models/gated/infer", "/v1/models/gated:predict", "/v2/models", "/v2/models/gated", "/v1/models", "/v2",
+        "/v1/models/gated", "/docs", "/docs/assets/swagger-ui.css", "/openapi.json", "/events", "/nowhere",
+    ],
+)  # fmt: skip
+def test_without_a_key_every_route_is_closed(http: httpx.Client, path: str) -> None:
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic key-1"}):
+        answer = http.post(path, json=INFER, headers=headers) if ":" in path or "infer" in path else http.get(path)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert "API key" in answer.json()["error"]
+
+
+def test_the_401_has_the_dialect_of_its_route(http: httpx.Client) -> None:
+    error = http.post("/v1/audio/form").json()["error"]
+    assert (error["type"], error["code"]) == ("authentication_error", "missing_api_key")
+    assert http.get("/custom/x").json()["success"] is False
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/health", "/metrics", "/v2/health/live", "/v2/health/ready", "/v2/models/gated/ready"]
+)
+def test_health_and_metrics_are_open(http: httpx.Client, path: str) -> None:
+    assert http.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("key", ["key-1", "key-2", "file-key"])
+def test_each_key_opens(http: httpx.Client, key: str) -> None:
+    answer = http.post("/v2/models/gated/infer", json=INFER, headers={"authorization": f"Bearer {key}"})
+    assert answer.status_code == 200
+
+
+def test_the_mounted_keys_may_be_rotated(http: httpx.Client, key_file: Path) -> None:
+    before = key_file.read_text()
+    key_file.write_text("# mounted\nrotated-key\n")
+    try:
+        statuses = [
+            http.get("/v2/models", headers={"authorization": f"Bearer {key}"}).status_code
+            for key in ("rotated-key", "file-key", "key-1")
+        ]
+    finally:
+        key_file.write_text(before)
+    assert statuses == [200, 401, 200]
+
+
+def test_grpc_wants_a_key_too_but_for_health(pod: Pod) -> None:
+    outcomes = stock_grpc_client(pod)
+    assert [outcomes["live"], outcomes["ready"], outcomes["model ready"]] == [True] * 3
+    assert outcomes["no key"]["status"] == outcomes["metadata"]["status"] == "UNAUTHENTICATED"
+    assert "Authorization: Bearer" in outcomes["no key"]["message"]
+    assert outcomes["key"]["rows"][0]["text"] == " one"
+
+
+def test_a_websocket_without_a_key_is_refused_with_401(pod: Pod) -> None:
+    address = f"ws://127.0.0.1:{pod.http_port}/echo/room"
+    with pytest.raises(InvalidStatus) as caught:
+        websocket(address)
+    assert caught.value.response.status_code == 401
+    assert caught.value.response.headers["x-request-id"]
+    assert orjson.loads(caught.value.response.body)["error"].startswith("an API key is needed")
+    with websocket(address, additional_headers=KEY) as echo:
+        echo.send("last")
+        assert echo.recv() == "last"
+
+
+async def test_the_hop_brings_the_clients_key(pod: Pod) -> None:
+    client = PredictorClient(f"127.0.0.1:{pod.http_port}", "gated")
+    request = asr.write_request([AsrInput(np.zeros(16000, np.float32), AsrOptions())], "gated")
+    with pytest.raises(Unauthorized, match="an API key is needed"):
+        await client.infer(request, {}, Deadline(10))
+    (result,) = asr.read_response(await client.infer(request, KEY, Deadline(10)))
+    assert result.text == " one"
+    await client.close()
+
+
+# --- limits ---
+
+
+def test_a_body_over_the_limit_is_413_with_the_limit(http: httpx.Client) -> None:
+    assert http.post("/v2/models/gated/infer", content=b" " * MIB, headers=KEY).status_code == 400  # it was read
+    for size in (MIB + 1, 30 * MIB):  # the second is more than the sockets' buffers take
+        answer = http.post("/v2/models/gated/infer", content=b" " * size, headers=KEY)
+        assert answer.status_code == 413
+        expected = f"the body has {size} bytes; at most {MIB} bytes are accepted (MAX_BODY_BYTES)"
+        assert answer.json() == {"error": expected}
+
+
+def pieces(count: int) -> Iterator[bytes]:
+    for _ in range(count):
+        yield b" " * (MIB // 4)
+
+
+@pytest.mark.parametrize("path", ["/v2/models/gated/infer", "/v1/models/gated:predict"])
+def test_a_body_without_a_length_is_counted(http: httpx.Client, path: str) -> None:
+    assert http.post(path, content=pieces(4), headers=KEY).status_code == 400
+    answer = http.post(path, content=pieces(30), headers=KEY)
+    assert answer.status_code == 413
+    assert f"at most {MIB} bytes" in answer.json()["error"]
+
+
+def test_an_upload_over_the_limit_is_413_in_the_routes_dialect(http: httpx.Client) -> None:
+    answer = http.post("/v1/audio/form", files={"file": ("a.wav", bytes(2 * MIB))}, headers=KEY)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+
+
+async def test_the_hop_passes_the_predictors_limit_on(pod: Pod) -> None:
+    client = PredictorClient(f"127.0.0.1:{pod.http_port}", "gated")
+    long = asr.write_request([AsrInput(np.zeros(8 * MIB, np.float32), AsrOptions())], "gated")
+    with pytest.raises(TooLarge, match=rf"at most {MIB} bytes are accepted"):
+        await client.infer(long, KEY, Deadline(20))
+    await client.close()
+
+
+def test_a_grpc_message_over_the_limit_says_so(pod: Pod) -> None:
+    request = pb.ModelInferRequest(model_name="gated", raw_input_contents=[bytes(2 * MIB)])
+    with grpc.insecure_channel(pod.grpc_url) as channel, pytest.raises(grpc.RpcError) as caught:
+        GRPCInferenceServiceStub(channel).ModelInfer(request, metadata=tuple(KEY.items()))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert str(MIB) in caught.value.details()
+
+
+# --- traces ---
+
+
+async def test_the_predictors_span_belongs_to_the_hops_trace(
+    pod: Pod, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telemetry, "tracer", TracerProvider().get_tracer("transformer"))
+    client = PredictorClient(f"127.0.0.1:{pod.http_port}", "gated")
+    request = v2.request("gated", {"AUDIO": np.zeros((1, 16000), np.float32)}, {"prompt": "secret prompt"})
+    with telemetry.span("transformer", trace.SpanKind.SERVER) as span:
+        await client.infer(request, KEY, Deadline(10))
+        context = span.get_span_context()
+    await client.close()
+    found = collector.until(context.trace_id, "POST /v2/models/{model_name}/infer")
+    assert int.from_bytes(found.parent_span_id, "big") not in (0, context.span_id)  # the hop's span lies between
+    attributes = {each.key: each.value for each in found.attributes}
+    assert attributes["http.route"].string_value == "/v2/models/{model_name}/infer"
+    assert attributes["http.response.status_code"].int_value == 200
+    assert collector.services == {"gated"}
+    assert "secret" not in str(collector.spans)
+
+
+def test_a_grpc_call_has_a_span_too(pod: Pod, collector: Collector) -> None:
+    trace_id = 0x0AF7651916CD43DD8448EB211C80319C
+    parent = ("traceparent", f"00-{trace_id:032x}-b7ad6b7169203331-01")
+    request = pb.ModelMetadataRequest(name="gated")
+    with grpc.insecure_channel(pod.grpc_url) as channel:
+        GRPCInferenceServiceStub(channel).ModelMetadata(request, metadata=(parent, *KEY.items()))
+    assert collector.until(trace_id, "grpc ModelMetadata").parent_span_id.hex() == "b7ad6b7169203331"
+
+
+# --- and nothing of it in the log ---
+
+
+def test_the_log_is_json_without_keys_or_addresses_of_callers(pod: Pod) -> None:
+    assert pod.records_but_grpcs()
+    told = pod.text()
+    for word in ("key-1", "key-2", "file-key", "Bearer", "secret", "/echo/room"):
+        assert word not in told, word
