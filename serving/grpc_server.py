@@ -84,7 +84,7 @@ class RequestInterceptor(AsyncServerInterceptor):  # type: ignore[misc]  # the b
             if name in _HEALTH_METHODS:
                 return await method(request_or_iterator, context)
             self._keys.check(metadata.get("authorization"))
-            return await self._counted(method, request_or_iterator, context, metadata)
+            return await self._counted(name, lambda: method(request_or_iterator, context), metadata)
         except Exception as error:
             known = from_exception(error)
             if known is None:
@@ -93,20 +93,15 @@ class RequestInterceptor(AsyncServerInterceptor):  # type: ignore[misc]  # the b
         finally:
             telemetry.REQUEST_ID.reset(token)
 
-    async def _counted(
-        self,
-        method: Callable[[Any, aio.ServicerContext], Awaitable[Any]],
-        request: Any,
-        context: aio.ServicerContext,
-        metadata: dict[str, str],
-    ) -> Any:
+    async def _counted(self, name: str, call: Callable[[], Awaitable[Any]], metadata: dict[str, str]) -> Any:
+        """`call` by its deadline, in flight for the drain, in a span."""
         deadline = Deadline.of(metadata, self._seconds)
         token = CURRENT.set(deadline)
         self._drain.enter()
         try:
-            with telemetry.span("grpc", SpanKind.SERVER, metadata):
+            with telemetry.span(f"grpc {name}", SpanKind.SERVER, metadata):
                 async with deadline.enforced():
-                    return await method(request, context)
+                    return await call()
         finally:
             self._drain.leave()
             CURRENT.reset(token)

@@ -36,7 +36,7 @@ async def receive_body(request: Request) -> memoryview:
     if size is None:
         return memoryview(await request.body())
     # Anonymous memory: pages cost nothing until bytes arrive in them, so a header alone cannot take memory.
-    buffer = memoryview(mmap.mmap(-1, size)) if size else memoryview(b"")
+    buffer = memoryview(mmap.mmap(-1, size) if size else bytearray())
     async for chunk in request.stream():
         if end + len(chunk) > size:
             raise InvalidInput(f"the body is longer than its Content-Length of {size} bytes")
