@@ -6,7 +6,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .tools/uv/bin/uv)
 export UV_PYTHON_DOWNLOADS = never
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format bench lock check-locks docs check-docs clean
+.PHONY: help demo serve test test-charts manifests lint format bench lock check-locks docs check-docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,7 +18,13 @@ serve: .venv/demo.ok  ## leave a service running: make serve MODEL=whisper PORT=
 	exec .venv/demo/bin/python -m serving.local $(MODEL) --port $(PORT)
 
 test: .venv/test.ok .data/recordings.ok  ## every test that needs no cluster and no GPU, real engines included
-	.venv/test/bin/python -m pytest $(ARGS)
+	.venv/test/bin/python -m pytest --ignore=tests/charts $(ARGS)
+
+test-charts: .venv/test.ok  ## the chart's tests; they take helm from PATH or build it with Go
+	.venv/test/bin/python -m pytest tests/charts $(ARGS)
+
+manifests: .venv/test.ok  ## render manifests/ from the chart anew
+	.venv/test/bin/python -m charts.tools.manifests
 
 lint: .venv/lint.ok  ## ruff (lint and format) and mypy --strict
 	.venv/lint/bin/ruff check .

@@ -194,7 +194,7 @@ def _renamed(name: str, array: Array) -> Iterator[tuple[str, Array]]:
 
 def _from_hugging_face(folder: Path) -> tuple[dict[str, "torch.Tensor"], tuple[int, int], Heads]:
     try:
-        from safetensors.torch import load_file  # noqa: PLC0415
+        from safetensors.torch import load_file  # noqa: PLC0415  # only this layout needs it
     except ImportError:
         raise ValueError("a Hugging Face folder needs the package safetensors, which is not installed") from None
     state = {}

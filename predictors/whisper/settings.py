@@ -25,7 +25,8 @@ class WhisperSettings(PredictorSettings):
     device: Device = "auto"
     """Where it runs: `cpu`, `cuda`, or `auto`, which takes the GPU when there is one."""
     dtype: Dtype = "auto"
-    """Arithmetic; `auto` is float16 on GPU, and on CPU int8 (ctranslate2) or float32 (openai_whisper)."""
+    """Arithmetic: `int8`, `int8_float16`, `float16`, `bfloat16`, `float32`, as far as the device has it. `auto` is float16
+    on GPU, and on CPU int8 (ctranslate2) or float32 (openai_whisper)."""
     language_force: str = ""
     """Language code of every request, whatever it asks for; results echo it. Empty: the request's, or detected."""
     timestamps: Literal["auto", "none", "segments"] = "auto"

@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from predictors.whisper.settings import WhisperSettings
 from serving.contracts.asr import AsrInput, AsrOptions, Samples, Task
 from serving.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from predictors.whisper.settings import WhisperSettings
 
 SAMPLE_RATE = 16_000
 MAX_SECONDS = 30
 MAX_SAMPLES = MAX_SECONDS * SAMPLE_RATE
+SAMPLES_PER_FRAME = 160
 SILENCE_PEAK = 2.0**-15
 """One step of 16-bit audio: what stays below it is no sound at all. Whisper says "You" to 30 s of zeros."""
 
@@ -41,6 +39,11 @@ class Window:
         return len(self.samples) / SAMPLE_RATE
 
     @property
+    def frames(self) -> int:
+        """Frames of 10 ms to align words with; no fewer than the two that are one step of the encoder."""
+        return max(2, len(self.samples) // SAMPLES_PER_FRAME)
+
+    @property
     def is_silent(self) -> bool:
         """Whether there is nothing to decode: no samples, or digital silence."""
         return not len(self.samples) or float(np.abs(self.samples).max()) < SILENCE_PEAK
@@ -63,7 +66,7 @@ class Abilities:
     """Tokens that prompt and transcript share; half of them are the prompt's."""
 
 
-def batch_key(options: AsrOptions, settings: "WhisperSettings") -> Hashable:
+def batch_key(options: AsrOptions, settings: WhisperSettings) -> Hashable:
     """What windows of one batch have in common: the search and the prompt, but not the language or the task."""
     return (
         _timestamps(options, settings),
@@ -75,7 +78,7 @@ def batch_key(options: AsrOptions, settings: "WhisperSettings") -> Hashable:
     )
 
 
-def plan(item: AsrInput, abilities: Abilities, settings: "WhisperSettings") -> Window:
+def plan(item: AsrInput, abilities: Abilities, settings: WhisperSettings) -> Window:
     """The window of an item. Raises InvalidInput when this model cannot do what it asks."""
     options = item.options
     if options.sample_rate != SAMPLE_RATE:
@@ -106,13 +109,13 @@ def plan(item: AsrInput, abilities: Abilities, settings: "WhisperSettings") -> W
     )
 
 
-def _timestamps(options: AsrOptions, settings: "WhisperSettings") -> bool:
+def _timestamps(options: AsrOptions, settings: WhisperSettings) -> bool:
     if settings.timestamps == "auto":
         return options.timestamps != "none"
     return settings.timestamps == "segments"
 
 
-def _language(options: AsrOptions, abilities: Abilities, settings: "WhisperSettings") -> str | None:
+def _language(options: AsrOptions, abilities: Abilities, settings: WhisperSettings) -> str | None:
     if settings.language_force:
         return settings.language_force
     if options.language is None:

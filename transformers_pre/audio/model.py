@@ -166,7 +166,16 @@ class SpeechTransformer(Model):  # type: ignore[misc]  # kserve ships no types
             data = await asyncio.to_thread(_from_base64, audio["b64"])
         except (binascii.Error, ValueError):
             raise InvalidInput(f"{where}.audio.b64 is not base64", param=f"{where}.audio.b64") from None
-        return await asyncio.to_thread(upload.spool, data, self._settings.max_upload_bytes)
+        return await self._spooled(data)
+
+    async def _spooled(self, data: bytes) -> Upload:
+        """The recording on disk. A client that leaves while a thread writes it leaves nothing there."""
+        writing = asyncio.create_task(asyncio.to_thread(upload.spool, data, self._settings.max_upload_bytes))
+        try:
+            return await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            writing.add_done_callback(_discard)
+            raise
 
     async def _read_v2(self, request: InferRequest, uploads: contextlib.ExitStack) -> list[TranscriptionRequest]:
         parameters = v2.parameters(request)
@@ -180,7 +189,7 @@ class SpeechTransformer(Model):  # type: ignore[misc]  # kserve ships no types
             _check_count(files.size)
             found = []
             for data in files.ravel():
-                source = await asyncio.to_thread(upload.spool, data, self._settings.max_upload_bytes)
+                source = await self._spooled(data)
                 uploads.callback(source.close)
                 found.append(form.request(source, form.task))
             return found
@@ -208,6 +217,11 @@ def _check_count(count: int) -> None:
         raise TooLarge(
             f"the request holds {count} recordings, 1 to {MAX_INSTANCES} are accepted", code="too_many_recordings"
         )
+
+
+def _discard(written: asyncio.Task[Upload]) -> None:
+    if written.exception() is None:
+        written.result().close()
 
 
 def _from_base64(text: str) -> bytes:

@@ -15,7 +15,7 @@ from predictors.whisper.fallback import Decoding
 from predictors.whisper.hardware import choose_device
 from predictors.whisper.segments import Span, Vocabulary
 from predictors.whisper.settings import WhisperSettings
-from predictors.whisper.windows import Abilities, Window
+from predictors.whisper.windows import SAMPLES_PER_FRAME, Abilities, Window
 from serving.contracts.asr import Samples, Task, Word
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 FRAMES = 3000
 """Frames of 10 ms in a padded window."""
-HOP = 160
-"""Samples between frames."""
 PAUSE_SECONDS = 1000.0
 """Silence before a window as the rules for its first word see it; what was said before is not known here."""
 
@@ -85,7 +83,7 @@ class OpenAiWhisperBackend:
         for window in samples:
             audio = torch.tensor(window, device=self.device)  # a copy: a request's samples are read-only
             mel = log_mel_spectrogram(audio, self._model.dims.n_mels, padding=N_FFT)
-            rows.append(pad_or_trim(mel[:, : len(window) // HOP], FRAMES))
+            rows.append(pad_or_trim(mel[:, : len(window) // SAMPLES_PER_FRAME], FRAMES))
         mels = torch.stack(rows)
         if self._half:
             mels = mels.half()
@@ -156,7 +154,7 @@ class OpenAiWhisperBackend:
             model=self._model,
             tokenizer=self._tokenizer(window.language or "en", window.task),
             mel=mel,
-            num_frames=len(window.samples) // HOP,
+            num_frames=window.frames,
             last_speech_timestamp=-PAUSE_SECONDS,
         )
         return [[Word(**word) for word in span["words"]] for span in timed]

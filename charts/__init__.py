@@ -1,0 +1,1 @@
+"""The Helm chart, and the tools that make files from it."""

@@ -1,0 +1,120 @@
+"""The catalog is honest: what it says is built is there, and every setting that it passes is one that the pod has."""
+
+import importlib
+import importlib.util
+import re
+import shlex
+import shutil
+import tomllib
+
+import pytest
+import yaml
+
+from charts.tools import helm, manifests
+from serving.settings import PodSettings
+from tests.charts import scenarios
+from transformers_pre.audio.settings import AudioSettings
+
+VALUES = helm.values()
+# Variables of the libraries and of KServe's pod webhook.
+FOREIGN = {"HOME", "HF_HOME", "HF_HUB_OFFLINE", "STORAGE_URI"}
+
+
+def settings_of(module: str) -> type[PodSettings]:
+    """The settings class of a pod, by the module that it runs."""
+    found = importlib.import_module(f"{module}.settings")
+    (own,) = (
+        each
+        for each in vars(found).values()
+        if isinstance(each, type) and issubclass(each, PodSettings) and each.__module__ == found.__name__
+    )
+    return own
+
+
+@pytest.mark.parametrize(("name", "entry"), VALUES["models"].items(), ids=VALUES["models"])
+def test_what_is_not_built_says_so(name, entry):
+    assert entry["enabled"] is False
+    assert entry["description"].startswith("Not built yet: ") == (name not in manifests.models())
+
+
+def test_ci_deploys_what_is_built():
+    deployed = {name for scenario in scenarios.PLAIN for name in scenarios.services(scenario)}
+    assert deployed == set(manifests.models())
+    every = yaml.safe_load(scenarios.named("all-models").ci.read_text())["models"]
+    assert set(every) == set(manifests.models())
+
+
+@pytest.mark.parametrize("name", manifests.models())
+def test_modules_exist_and_transformers_fit(name):
+    entry = VALUES["models"][name]
+    module = entry["predictor"]["module"]
+    assert importlib.util.find_spec(f"{module}.__main__")
+    package = importlib.util.find_spec(module)
+    assert package is not None
+    folder = package.submodule_search_locations[0]
+    service = tomllib.loads((helm.ROOT / folder / "service.toml").read_text())
+    used = entry.get("transformer", {}).get("name", VALUES["defaults"]["transformer"]["name"])
+    assert VALUES["transformers"][used]["module"] == service["transformer"]
+
+
+@pytest.mark.parametrize("scenario", scenarios.PLAIN, ids=str)
+def test_every_pod_starts_with_its_flags_and_settings(scenario, monkeypatch):
+    """The pod's own settings class reads what the chart passes and what KServe's controller appends."""
+    for name, role, spec in scenarios.components(scenario):
+        each = scenarios.container(spec)
+        settings = settings_of(each["command"][-1])
+        environment = scenarios.environment(spec)
+        assert {key.lower() for key in set(environment) - FOREIGN} <= set(settings.model_fields)
+        with monkeypatch.context() as patched:
+            for key, value in environment.items():
+                patched.setenv(key, value)
+            appended = ["--predictor_host", f"{name}-predictor.speech"] if role == "transformer" else []
+            read = settings.from_command_line([*each["args"], *appended])
+        assert (read.model_name, read.http_port) == (name, 8080)
+        for key in set(environment) - FOREIGN:
+            assert str(getattr(read, key.lower())) in (environment[key], f"{environment[key]}.0")
+
+
+def test_decoders_fit_into_the_memory_of_their_pod():
+    limit = VALUES["transformers"]["audio"]["resources"]["limits"]["memory"]
+    settings = AudioSettings()
+    assert settings.decode_workers * settings.decode_memory_bytes + (512 << 20) <= int(limit.removesuffix("Gi")) << 30
+
+
+@pytest.mark.parametrize("name", VALUES["models"])
+def test_notes_print_calls_that_a_shell_can_read(name, tmp_path):
+    chart = with_notes(tmp_path)
+    arguments = (
+        "--set",
+        f"models.{name}.enabled=true",
+        "--set",
+        "global.maxTimeoutSeconds=3600",
+        "--namespace",
+        "speech",
+    )
+    notes = text(*arguments, chart=chart)
+    assert VALUES["models"][name]["description"] in notes
+    commands = [line.strip() for line in notes.splitlines() if re.match(r" +(curl|python|kubectl|HOST=)", line)]
+    assert len(commands) >= 3
+    assert all(shlex.split(command) for command in commands)
+    assert f"kubectl -n speech get inferenceservices {name}" in commands
+    assert "Authorization" not in notes
+    assert "Bearer $KEY" in text(*arguments, "--set", "global.apiKeys.secretName=keys", chart=chart)
+
+
+def test_notes_without_a_model(tmp_path):
+    assert text(chart=with_notes(tmp_path)).startswith(
+        "No model is enabled: set models.<name>.enabled=true for one of "
+    )
+
+
+def with_notes(folder):
+    """The chart with its notes as an object: Helm prints notes only with a cluster."""
+    chart = folder / "sonotome"
+    shutil.copytree(helm.CHART, chart)
+    (chart / "templates" / "notes.yaml").write_text('kind: Notes\ntext: {{ include "sonotome.notes" . | quote }}\n')
+    return chart
+
+
+def text(*arguments: str, chart) -> str:
+    return next(each["text"] for each in helm.objects(*arguments, chart=chart) if each["kind"] == "Notes")

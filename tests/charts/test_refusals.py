@@ -1,0 +1,151 @@
+"""Mistakes are refused before anything is applied: across fields in one sentence, single values by the schema."""
+
+import pytest
+
+from charts.tools import helm
+
+P = "models.whisper-base.predictor"
+T = "models.whisper-base.transformer"
+STANDARD = ["deploymentMode=Standard", f"{P}.scaling.min=1", f"{T}.scaling.min=1"]
+PROFILES = "a100-40gb, a100-80gb, a10g, h100, l4, t4"
+
+SENTENCES = [
+    ([f"{P}.scaling.min=3"], f"{P}.scaling.min is 3, more than max 2"),
+    ([f"{T}.scaling.min=9"], f"{T}.scaling.min is 9, more than max 4"),
+    (
+        [f"{P}.scaling.concurrency=2"],
+        f"{P}.scaling.target is 4, more than concurrency 2 lets a pod have",
+    ),
+    (
+        ["models.whisper-base.timeout=601"],
+        "models.whisper-base.timeout is 601, more than global.maxTimeoutSeconds 600: raise that together with "
+        "max-revision-timeout-seconds of Knative's config-defaults",
+    ),
+    ([f"{P}.gpu.count=1"], f"{P}.gpu.count is 1 without a profile: name one of {PROFILES}"),
+    ([f"{P}.gpu.profile=t4"], f"{P}.gpu.profile is t4 but count is 0: set how many GPUs, or no profile"),
+    (
+        [f"{P}.gpu.profile=tpu", f"{P}.gpu.count=1"],
+        f"{P}.gpu.profile is tpu, which is none of gpuProfiles: {PROFILES}",
+    ),
+    ([f"{T}.name=video"], f"{T}.name is video, which is none of transformers: audio, dicom"),
+    (["global.tag=latest"], f"{P}.image has the tag latest, which no revision can be rolled back to"),
+    (
+        ["transformers.audio.image.tag=latest"],
+        f"{T}.image has the tag latest, which no revision can be rolled back to",
+    ),
+    ([f"{P}.image.repository="], f"{P}.image.repository is empty: name the image"),
+    ([f"{P}.module="], f"{P}.module is empty: name the Python module that the container runs"),
+    (
+        [f"{P}.weights.image=registry/w:1", f"{P}.weights.storageUri=pvc://claim"],
+        f"{P}.weights has storageUri and image: set one of them",
+    ),
+    ([f"{P}.weights.image=registry:5000/weights"], f"{P}.weights.image is registry:5000/weights, which has no tag"),
+    (
+        [f"{P}.weights.image=registry/weights:latest"],
+        f"{P}.weights.image has the tag latest, which no revision can be rolled back to",
+    ),
+    (
+        [f"{P}.weights.storageUri=oci://registry/w:1"],
+        f"{P}.weights.storageUri: KServe mounts oci:// only after the start and PodSecurity restricted refuses it: use "
+        "oci+native:// or weights.image",
+    ),
+    (
+        [f"{P}.weights.storageUri=ftp://host/w"],
+        f"{P}.weights.storageUri is ftp://host/w: KServe knows pvc, oci+native, gs, s3, hf, http, https, hdfs and webhdfs",
+    ),
+    ([f"{P}.env.MODEL_ID=large-v3"], f"{P}.env.MODEL_ID cannot be set here: it comes from weights"),
+    ([f"{T}.env.API_KEYS=secret"], f"{T}.env.API_KEYS cannot be set here: it comes from global.apiKeys"),
+    ([f"{P}.env.PYTHONPATH=/x"], f"{P}.env.PYTHONPATH cannot be set here: it comes from the image"),
+    (
+        ["deploymentMode=Standard"],
+        f"{P}.scaling.min is 0: deploymentMode Standard cannot scale to zero, set 1 or more",
+    ),
+    (
+        ["deploymentMode=Standard", f"{P}.scaling.min=1"],
+        f"{T}.scaling.min is 0: deploymentMode Standard cannot scale to zero, set 1 or more",
+    ),
+    (
+        [*STANDARD, "models.whisper-base.canary.trafficPercent=20"],
+        "models.whisper-base.canary.trafficPercent is set: deploymentMode Standard has no canary by percentage",
+    ),
+    (
+        [*STANDARD, f"{P}.scaling.concurrency=8"],
+        f"{P}.scaling.concurrency is set: deploymentMode Standard cannot hold requests back",
+    ),
+    (
+        [*STANDARD, f"{P}.scaling.retention=5m"],
+        f"{P}.scaling.retention is set: deploymentMode Standard has no scale-to-zero",
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "sentence"), SENTENCES, ids=[" ".join(settings) for settings, _ in SENTENCES])
+def test_one_sentence(settings, sentence):
+    with pytest.raises(helm.HelmError) as refused:
+        helm.template(
+            "--set", "models.whisper-base.enabled=true", *(part for each in settings for part in ("--set", each))
+        )
+    error = str(refused.value).splitlines()[0]
+    assert error.partition("): ")[2] == sentence
+
+
+def add(name: str) -> tuple[str, ...]:
+    entry = '{"enabled": true, "description": "", "predictor": {"module": "predictors.whisper", "image": {"repository": "w"}}}'
+    return ("--set-json", f"models.{name}={entry}")
+
+
+@pytest.mark.parametrize("name", ["Whisper", "1st", "base-", "base_en"])
+def test_names_that_are_no_dns_labels(name):
+    sentence = f"models.{name}: a name is lower-case letters, digits and '-', with a letter first and no '-' last"
+    with pytest.raises(helm.HelmError) as refused:
+        helm.template(*add(name))
+    assert sentence in str(refused.value)
+
+
+def test_names_that_are_too_long():
+    assert helm.objects(*add("a" * 45))
+    with pytest.raises(helm.HelmError) as refused:
+        helm.template(*add("a" * 46))
+    assert "the name has 46 characters, in namespace default it may have 45" in str(refused.value)
+    long = ("--namespace", "n" * 30)
+    assert helm.objects(*add("a" * 32), *long)
+    with pytest.raises(helm.HelmError) as refused:
+        helm.template(*add("a" * 33), *long)
+    assert f"the name has 33 characters, in namespace {'n' * 30} it may have 32" in str(refused.value)
+
+
+def test_a_model_that_is_off_may_be_wrong():
+    assert helm.objects("--set", "models.whisper-base.timeout=3600") == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [
+        (["models.whisper-base.predictor.scalling.min=0"], "at '/models/whisper-base/predictor'"),
+        (["models.whisper-base.predictor.env.BEAM_SIZE=5"], "at '/models/whisper-base/predictor/env/BEAM_SIZE'"),
+        (["models.whisper-base.predictor.env.beam_size=x"], "invalid propertyName 'beam_size'"),
+        (["models.whisper-base.canary.trafficPercent=101"], "at '/models/whisper-base/canary/trafficPercent'"),
+        (["models.whisper-base.predictor.scaling.min=-1"], "at '/models/whisper-base/predictor/scaling/min'"),
+        (["models.whisper-base.predictor.scaling.metric=cpu"], "at '/models/whisper-base/predictor/scaling/metric'"),
+        (["models.whisper-base.predictor.scaling.window=soon"], "at '/models/whisper-base/predictor/scaling/window'"),
+        (
+            ["models.whisper-base.predictor.resources.limits.memory=2GB"],
+            "at '/models/whisper-base/predictor/resources/limits/memory'",
+        ),
+        (["models.whisper-base.predictor.image.tag=a b"], "at '/models/whisper-base/predictor/image/tag'"),
+        (["models.whisper-base.enabled=yes"], "at '/models/whisper-base/enabled'"),
+        (["deploymentMode=Serverless"], "at '/deploymentMode'"),
+        (["global.pullPolicy=Sometimes"], "at '/global/pullPolicy'"),
+        (["global.podSecurity.runAsUser=0"], "at '/global/podSecurity/runAsUser'"),
+        (["global.podSecurity.privileged=true"], "at '/global/podSecurity'"),
+        (["global.networkPolicy.dataPlaneNamespaces={A}"], "at '/global/networkPolicy/dataPlaneNamespaces/0'"),
+        (["gpuProfiles.t4.nodeSelector=null"], "at '/gpuProfiles/t4'"),
+        (["gpuProfiles.t4.resource=gpu"], "at '/gpuProfiles/t4/resource'"),
+        (["transformers.audio.tmpSize=4GB"], "at '/transformers/audio/tmpSize'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_the_schema_refuses(settings, where):
+    with pytest.raises(helm.HelmError) as refused:
+        helm.template(*(part for each in settings for part in ("--set", each)))
+    assert where in str(refused.value)
