@@ -24,6 +24,7 @@ test-charts: .venv/test.ok  ## the chart's tests; they take helm from PATH or bu
 	.venv/test/bin/python -m pytest tests/charts $(ARGS)
 
 manifests: .venv/test.ok  ## render manifests/ from the chart anew
+	.venv/test/bin/python -m charts.tools.reference
 	.venv/test/bin/python -m charts.tools.manifests
 
 lint: .venv/lint.ok  ## ruff (lint and format) and mypy --strict

@@ -67,9 +67,16 @@ def running(name: str = "whisper", port: int | None = None, env: Mapping[str, st
     try:
         yield local
     finally:
+        started = [*local.processes(), local.process.pid]
         if local.process.poll() is None:
             local.process.send_signal(signal.SIGTERM)
-        local.wait()
+        try:
+            local.wait()
+        except subprocess.TimeoutExpired:
+            for pid in started:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            raise
         for pipe in (local.process.stdout, local.process.stderr):
             if pipe is not None:
                 pipe.close()
