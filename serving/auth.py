@@ -18,11 +18,14 @@ class Keys:
             Secret can be rotated without a restart.
 
     Raises:
-        ValueError: the file cannot be read, or a key has characters that an HTTP header cannot carry unchanged.
+        ValueError: the file cannot be read, `keys` holds none, or a key has characters that an HTTP header cannot carry
+            unchanged.
     """
 
     def __init__(self, keys: str = "", file: Path | None = None):
         self._fixed = _digests(keys.split(","))
+        if keys and not self._fixed:  # such as "$A,$B" with two empty variables: not the wish for an open pod
+            raise ValueError("API_KEYS is set and holds no key: list keys, separated by commas, or leave it unset")
         self._file = file
         self._from_file: list[bytes] = []
         self._stamp: tuple[int, int] | None = None

@@ -6,6 +6,7 @@ predictor what is left.
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextvars import ContextVar
@@ -13,35 +14,49 @@ from contextvars import ContextVar
 from serving.errors import DeadlineExceeded, InvalidInput
 
 HEADER = "x-request-timeout-seconds"
+_SETTING = "REQUEST_TIMEOUT_SECONDS"
 
 
 class Deadline:
-    """One moment for a whole request: the client's wish, at most the pod's own limit."""
+    """One moment for a whole request: the client's wish, at most the pod's own limit.
 
-    def __init__(self, seconds: float):
+    Args:
+        seconds: from now on.
+        setting: the name of the setting that says so; empty for a client's wish.
+    """
+
+    def __init__(self, seconds: float, setting: str = ""):
         self.seconds = seconds
+        self._limit = f"{seconds:g} s" + (f" ({setting})" if setting else "")
         self._end = time.monotonic() + seconds
 
     @classmethod
     def of(cls, headers: Mapping[str, str], limit: float) -> "Deadline":
-        """The deadline that the header `x-request-timeout-seconds` asks for. Raises InvalidInput."""
+        """The deadline that the header `x-request-timeout-seconds` asks for, at most `limit`. Raises InvalidInput.
+
+        More than the limit is no error: a transformer may be more patient than its predictor.
+        """
         text = headers.get(HEADER)
-        if text is None:
-            return cls(limit)
         try:
-            wanted = float(text)
+            wanted = limit if text is None else float(text)
         except ValueError:
-            wanted = -1.0
-        if not 0 < wanted <= limit:
-            raise InvalidInput(f"the header {HEADER} must be a number of seconds, above 0 and at most {limit:g}")
-        return cls(wanted)
+            wanted = math.nan
+        if not 0 < wanted < math.inf:
+            raise InvalidInput(
+                f"the header {HEADER} must be a number of seconds above 0; {limit:g} ({_SETTING}) count at most"
+            )
+        return cls(wanted) if wanted < limit else cls(limit, _SETTING)
 
     def left(self) -> float:
         """Seconds left. Raises DeadlineExceeded when there are none."""
         left = self._end - time.monotonic()
         if left <= 0:
-            raise DeadlineExceeded(f"the request took longer than its {self.seconds:g} s")
+            raise self.exceeded()
         return left
+
+    def exceeded(self, what: str = "the request took longer than its") -> DeadlineExceeded:
+        """The error for a request that did not end in time: `what`, then the limit."""
+        return DeadlineExceeded(f"{what} {self._limit}")
 
     @contextlib.asynccontextmanager
     async def enforced(self, slack: float = 0.0) -> AsyncIterator[None]:
@@ -53,7 +68,7 @@ class Deadline:
         except TimeoutError:
             if not timeout.expired():
                 raise
-            raise DeadlineExceeded(f"the request took longer than its {self.seconds:g} s") from None
+            raise self.exceeded() from None
 
 
 CURRENT: ContextVar[Deadline | None] = ContextVar("deadline", default=None)

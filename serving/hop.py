@@ -1,7 +1,8 @@
 """The transformer's client of its predictor: V2 with binary tensors over HTTP, streamed, one deadline, honest errors.
 
-Retried is only what the predictor never started on: a connection that could not be made, and 503. Everything else is
-passed on: the predictor's own 4xx with its message, a lost connection as 503. Its address never reaches a client.
+Retried is only what the predictor never started on: a connection that could not be made or broke before the request had
+gone out whole, and 503. Everything else is passed on: the predictor's own 4xx with its message, a connection that is lost
+later as 503. Its address never reaches a client.
 """
 
 import asyncio
@@ -28,8 +29,16 @@ FORWARDED = ("authorization", "baggage", "traceparent", "tracestate")
 _THE_CLIENTS = (400, 401, 413, 415, 422)
 """The predictor's refusals that are about the client's request; any other is a fault of this pod's settings or ours."""
 
+IDLE_SECONDS = 30.0
+"""A connection that was idle this long is not used again.
+
+The server keeps it longer (`serving.server.KEEP_ALIVE_SECONDS`), so that it never closes one that a request is just
+being sent on. A small request would be lost with it, and nobody could tell whether it was started.
+"""
+
 _CHUNK = 1 << 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between tries, doubled each time, with full jitter
+_BROKEN = "broken"
 
 
 class PredictorClient:
@@ -48,7 +57,9 @@ class PredictorClient:
     ):
         self.model_name = model_name
         self._retry_seconds = retry_seconds
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30)
+        limits = httpx.Limits(
+            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=IDLE_SECONDS
+        )
         self._http = httpx.AsyncClient(
             base_url=f"{'https' if use_ssl else 'http'}://{host}",
             limits=limits,
@@ -79,14 +90,18 @@ class PredictorClient:
         with telemetry.span("hop", SpanKind.CLIENT):
             telemetry.inject(sent)
             pause, give_up = _FIRST_PAUSE, time.monotonic() + self._retry_seconds
+            broken = False
             while True:
                 try:
                     return await self._send(parts, sent, deadline)
                 except _NeverStarted as error:
                     wait = random.uniform(0, pause)  # noqa: S311  # jitter, no secret
-                    # A try needs some time too, or 503 would become 504.
-                    if wait + _FIRST_PAUSE >= min(deadline.left(), give_up - time.monotonic()):
+                    # A try needs some time too, or 503 would become 504. And what breaks twice on its way may be the
+                    # request's own doing: a body that the predictor's memory cannot hold.
+                    late = wait + _FIRST_PAUSE >= min(deadline.left(), give_up - time.monotonic())
+                    if late or (broken and error.reason == _BROKEN):
                         raise error.refusal from None
+                    broken = broken or error.reason == _BROKEN
                     telemetry.HOP_RETRIES.labels(error.reason).inc()
                     await asyncio.sleep(wait)
                     pause = min(2 * pause, _LONGEST_PAUSE)
@@ -106,23 +121,24 @@ class PredictorClient:
     async def _send(self, parts: list[v2.Body], headers: dict[str, str], deadline: Deadline) -> InferResponse:
         left = deadline.left()
         headers[HEADER] = f"{left:.3f}"
+        body = _Outgoing(parts)
         try:
             async with asyncio.timeout(left):
                 response = await self._http.post(
                     f"/v2/models/{self.model_name}/infer",
-                    content=_stream(parts),
+                    content=body,
                     headers=httpx.Headers(headers, "latin-1"),  # as Starlette read them: any byte goes along
                     timeout=left,
                 )
         except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout):
-            raise DeadlineExceeded(
-                f"the predictor did not answer within the request's {deadline.seconds:g} s"
-            ) from None
+            raise deadline.exceeded("the predictor did not answer within the request's") from None
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             logger.warning("the predictor cannot be reached", extra={"reason": type(error).__name__})
             raise _NeverStarted("connect", PredictorUnavailable("the predictor cannot be reached")) from None
         except httpx.TransportError as error:
             logger.warning("the connection to the predictor was lost", extra={"reason": type(error).__name__})
+            if not body.is_out:
+                raise _NeverStarted(_BROKEN, PredictorUnavailable("the connection to the predictor broke")) from None
             raise PredictorUnavailable("the predictor went away while it worked on this request") from None
         except httpx.DecodingError:
             logger.exception("the predictor's answer is not what its content-encoding says")
@@ -147,11 +163,19 @@ def _forward(headers: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "x-request-id": request_id} if request_id else kept
 
 
-async def _stream(parts: list[v2.Body]) -> AsyncIterator[bytes]:
-    for part in parts:
-        view = memoryview(part)
-        for start in range(0, len(view), _CHUNK):
-            yield bytes(view[start : start + _CHUNK])
+class _Outgoing:
+    """A body on its way. As long as it is not out, the predictor cannot have all of it, and begins nothing without."""
+
+    def __init__(self, parts: list[v2.Body]):
+        self._parts = parts
+        self.is_out = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in self._parts:
+            view = memoryview(part)
+            for start in range(0, len(view), _CHUNK):
+                yield bytes(view[start : start + _CHUNK])
+        self.is_out = True  # the last chunk was written, or nobody would have asked for the next
 
 
 def _decode(response: httpx.Response) -> InferResponse:

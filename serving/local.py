@@ -1,12 +1,14 @@
 """`python -m serving.local NAME [--port P]`: the transformer and the predictor of a service on this machine, no cluster.
 
 NAME is a folder in `predictors/`; its `service.toml` says which transformer goes with it and its settings for a local
-run. Both processes' logs come out prefixed; `ready http://127.0.0.1:P` is printed once both are ready; signals are
-passed on, and if one process dies the other is stopped and its exit code becomes ours.
+run. Both processes' logs come out prefixed; `ready http://127.0.0.1:P` is printed once both are ready; TERM, INT
+and HUP stop both, and so does the end of this process, however it comes; if one process dies the other is stopped and its
+exit code becomes ours.
 """
 
 import argparse
 import asyncio
+import contextlib
 import importlib.util
 import os
 import signal
@@ -26,10 +28,9 @@ LOG_SECONDS = 2.0  # for the rest of the log of a process that has ended
 
 @dataclass(frozen=True)
 class Service:
-    """What `service.toml` says."""
+    """What `service.toml` says of a local run."""
 
     name: str
-    contract: str
     transformer: str
     transformer_env: dict[str, str]
     predictor_env: dict[str, str]
@@ -46,7 +47,7 @@ def services() -> dict[str, Service]:
         local = text.get("local", {})
         name = file.parent.name
         found[name.replace("_", "-")] = Service(
-            name, text["contract"], text["transformer"], local.get("transformer_env", {}), local.get("env", {})
+            name, text["transformer"], local.get("transformer_env", {}), local.get("env", {})
         )
     return found
 
@@ -70,7 +71,7 @@ class _Child:
         """Starts `python -m module --flags`."""
         arguments = [f"--{name}={value}" for name, value in flags.items()]
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, *arguments,
+            sys.executable, "-m", "serving.guard", str(os.getpid()), sys.executable, "-m", module, *arguments,
             env={**environment, **os.environ},  # the caller's environment wins over service.toml
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, limit=1 << 20,
             start_new_session=True,  # Ctrl-C reaches us alone; we stop them in order
@@ -98,8 +99,9 @@ class _Child:
 async def _prefix(label: str, output: asyncio.StreamReader | None) -> None:
     assert output is not None  # noqa: S101  # it was asked for as a pipe
     async for line in output:
-        sys.stderr.write(f"{label:<11} | {line.decode(errors='replace').rstrip()}\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # the terminal was closed; a log that nobody read would hold the process up
+            sys.stderr.write(f"{label:<11} | {line.decode(errors='replace').rstrip()}\n")
+            sys.stderr.flush()
 
 
 async def _until_ready(url: str, deadline: float) -> None:
@@ -115,11 +117,17 @@ async def _until_ready(url: str, deadline: float) -> None:
 
 
 async def run(service: Service, port: int) -> int:
-    """Runs both processes until a signal comes or one ends; the exit code for the shell."""
+    """Runs both processes until a signal comes or one ends; the exit code for the shell. Port 0 is a free one."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    heeded = [signal.SIGTERM, signal.SIGINT]
+    if (
+        signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    ):  # under nohup it is: the service is to outlive the terminal
+        heeded.append(signal.SIGHUP)
+    for number in heeded:
         loop.add_signal_handler(number, stop.set)
+    port = port or _free_port()
     predictor_port = _free_port()
     common = {"model_name": service.name, "host": "127.0.0.1", "enable_grpc": "false", "workers": 1}
     predictor = await _Child.start(
@@ -164,7 +172,7 @@ def main() -> None:
     known = services()
     parser = argparse.ArgumentParser(prog="python -m serving.local", description="Run a service on this machine.")
     parser.add_argument("name", metavar="NAME", help=f"a folder of predictors/: {', '.join(known)}")
-    parser.add_argument("--port", type=int, default=8000, help="port of the transformer, on 127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000, help="port of the transformer, on 127.0.0.1; 0: a free one")
     options = parser.parse_args()
     if options.name not in known:
         sys.exit(f"there is no service {options.name!r} in predictors/, there are: {', '.join(known)}")

@@ -10,19 +10,20 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TypeVar
 
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import Span, SpanKind, StatusCode
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
+from starlette.routing import Match, Mount, compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import telemetry
 from serving.auth import Keys
 from serving.deadline import CURRENT, Deadline
 from serving.dialects import Dialects, from_exception
-from serving.errors import InternalError, InvalidInput, Overloaded, TooLarge
+from serving.errors import InternalError, InvalidInput, MethodNotAllowed, Overloaded, TooLarge
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +32,21 @@ T = TypeVar("T")
 _LINGER_SECONDS = 2.0
 _DEADLINE_SLACK = 0.5  # seconds, in which what enforces the deadline itself can say so
 _REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
-_HEALTH = re.compile(r"/(?:health|is_alive|metrics|v2/health/(?:live|ready)|v2/models/[^/:]+/ready)?")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-def is_health(path: str) -> bool:
-    """Whether probes and scrapers use this path: it needs no key, is not counted, and answers while draining."""
-    return _HEALTH.fullmatch(path) is not None
+class HealthPaths:
+    """The paths that probes and scrapers use: they need no key, are not counted, and answer while the pod drains.
+
+    Args:
+        paths: as their routes have them, e.g. `/v2/models/{model_name}/ready`; a module that owns such a route names it.
+    """
+
+    def __init__(self, paths: Iterable[str]):
+        self._patterns = [compile_path(path)[0] for path in paths]
+
+    def __contains__(self, path: str) -> bool:
+        return any(pattern.fullmatch(path) for pattern in self._patterns)
 
 
 def request_id_of(headers: Mapping[str, str]) -> str:
@@ -46,11 +56,16 @@ def request_id_of(headers: Mapping[str, str]) -> str:
 
 
 class RequestScope:
-    """Outermost: request id in and out, server span, one log line, and every error in the dialect of its route."""
+    """Outermost: request id in and out, server span, one log line, and every error in the dialect of its route.
 
-    def __init__(self, app: ASGIApp, dialects: Dialects):
+    While the pod drains, every answer ends its connection: a client that kept it would meet the same pod again, or its end.
+    """
+
+    def __init__(self, app: ASGIApp, dialects: Dialects, drain: "Drain", health: HealthPaths):
         self.app = app
         self.dialects = dialects
+        self.drain = drain
+        self.health = health
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request or WebSocket."""
@@ -60,28 +75,29 @@ class RequestScope:
         headers = Headers(scope=scope)
         request_id = request_id_of(headers)
         token = telemetry.REQUEST_ID.set(request_id)
-        started, status = time.perf_counter(), 0
+        began, status = time.perf_counter(), 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
                 status = message.get("status", 101)
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                answered = MutableHeaders(scope=message)
+                answered["x-request-id"] = request_id
+                if self.drain.draining.is_set() and message["type"] == "http.response.start":
+                    answered["connection"] = "close"
             await send(message)
 
         try:
-            with telemetry.span(scope.get("method", "WEBSOCKET"), SpanKind.SERVER, dict(headers)) as span:
+            if scope["path"] in self.health:
                 await self._answer(scope, receive, send_with_id)
-                route = _route(scope)
-                span.update_name(f"{scope.get('method', 'WEBSOCKET')} {route}")
-                span.set_attribute("http.route", route)
-                span.set_attribute("http.response.status_code", status)
+                return
+            with telemetry.span(scope.get("method", "WEBSOCKET"), SpanKind.SERVER, dict(headers)) as span:
+                try:
+                    await self._answer(scope, receive, send_with_id)
+                finally:
+                    _describe(span, scope, status)
+                    telemetry.note_request(_route(scope), status, began)
         finally:
-            if not is_health(scope["path"]):
-                telemetry.REQUESTS.labels(_route(scope), str(status)).inc()
-                seconds = round(time.perf_counter() - started, 4)
-                extra = {"route": _route(scope), "status": status, "seconds": seconds}
-                logger.info("request", extra=extra)
             telemetry.REQUEST_ID.reset(token)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,6 +123,8 @@ class RequestScope:
             if begun:
                 raise
             response = self.dialects.response(scope["path"], known or InternalError())
+            if response.status_code == MethodNotAllowed.http_status:
+                response.headers["allow"] = ", ".join(_allowed(scope))
             if unread:
                 await _answer_early(response, receive, send)
             else:
@@ -119,13 +137,14 @@ class DeadlineMiddleware:
     It is the backstop: the hop, which knows more, refuses first.
     """
 
-    def __init__(self, app: ASGIApp, seconds: float):
+    def __init__(self, app: ASGIApp, seconds: float, health: HealthPaths):
         self.app = app
         self.seconds = seconds
+        self.health = health
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request. Raises DeadlineExceeded, or InvalidInput for a bad header."""
-        if scope["type"] != "http" or is_health(scope["path"]):
+        if scope["type"] != "http" or scope["path"] in self.health:
             await self.app(scope, receive, send)
             return
         deadline = Deadline.of(Headers(scope=scope), self.seconds)
@@ -173,13 +192,14 @@ class Drain:
 class DrainMiddleware:
     """Lets `Drain` count requests, event streams and WebSockets, all but health."""
 
-    def __init__(self, app: ASGIApp, drain: Drain):
+    def __init__(self, app: ASGIApp, drain: Drain, health: HealthPaths):
         self.app = app
         self.drain = drain
+        self.health = health
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request or WebSocket."""
-        if scope["type"] == "lifespan" or is_health(scope["path"]):
+        if scope["type"] == "lifespan" or scope["path"] in self.health:
             await self.app(scope, receive, send)
             return
         self.drain.enter()
@@ -192,13 +212,14 @@ class DrainMiddleware:
 class ApiKeys:
     """Wants `Authorization: Bearer <key>` on every path but health and metrics, when the pod has keys."""
 
-    def __init__(self, app: ASGIApp, keys: Keys):
+    def __init__(self, app: ASGIApp, keys: Keys, health: HealthPaths):
         self.app = app
         self.keys = keys
+        self.health = health
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request or WebSocket. Raises Unauthorized."""
-        if scope["type"] != "lifespan" and not is_health(scope["path"]):
+        if scope["type"] != "lifespan" and scope["path"] not in self.health:
             self.keys.check(Headers(scope=scope).get("authorization"))
         await self.app(scope, receive, send)
 
@@ -263,6 +284,31 @@ async def _answer_early(response: Response, receive: Receive, send: Send) -> Non
             while (await receive()).get("more_body", False):
                 pass
     await send({"type": "http.response.body"})
+
+
+def _allowed(scope: Scope) -> list[str]:
+    """The methods that a path has, for the header Allow: those of all its routes, each of which knows its own only."""
+    root = scope.get("app_root_path", scope.get("root_path", ""))  # a mounted app has moved the second one
+    asked = {"type": "http", "path": scope["path"], "root_path": root, "headers": []}
+
+    def serves(method: str) -> bool:
+        return any(
+            route.matches({**asked, "method": method})[0] is Match.FULL
+            for route in scope["app"].router.routes
+            if method in ("GET", "HEAD") or not isinstance(route, Mount)  # files are mounted, they match any method
+        )
+
+    return list(filter(serves, _METHODS))
+
+
+def _describe(span: Span, scope: Scope, status: int) -> None:
+    """Names a server span by its route. A client's mistake is no failure of the server's; 5xx is."""
+    route = _route(scope)
+    span.update_name(f"{scope.get('method', 'WEBSOCKET')} {route}")
+    span.set_attribute("http.route", route)
+    span.set_attribute("http.response.status_code", status)
+    if status >= 500:
+        span.set_status(StatusCode.ERROR)
 
 
 def _route(scope: Scope) -> str:

@@ -13,6 +13,7 @@ from serving.batching import Batcher
 from serving.engine import Engine
 from serving.errors import TooLarge
 from serving.settings import PredictorSettings
+from serving.threads import in_turn
 
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
@@ -99,8 +100,8 @@ class Predictor(Model, Generic[I, R]):  # type: ignore[misc]  # kserve ships no 
         if self._batcher is None or not self.ready:
             raise ModelNotReady(self.name)
         if isinstance(payload, InferRequest):
-            return payload, self._contract.read_request(payload)
-        return payload, self._contract.read_v1(payload)
+            return payload, await in_turn(lambda: self._contract.read_request(payload))
+        return payload, await in_turn(lambda: self._contract.read_v1(payload))
 
     async def predict(self, payload: tuple[Any, list[I]], headers: dict[str, str] | None = None) -> tuple[Any, list[R]]:
         """The engine's results, in the order of the items; the first error of an item is the request's."""

@@ -8,7 +8,7 @@ import importlib.resources
 import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -18,9 +18,17 @@ from kserve import InferResponse, Model
 from kserve.errors import ModelNotFound, ModelNotReady
 from starlette.staticfiles import StaticFiles
 
-from serving import v2
+from serving import VERSION, v2
 from serving.errors import InvalidInput, NotFound, Overloaded, TooLarge, UnsupportedMedia
 from serving.middleware import unless_disconnected, whole_number
+from serving.threads import in_turn
+
+R = TypeVar("R")
+
+HEALTH = ("/", "/health", "/v2/health/ready", "/v2/models/{model_name}/ready")
+"""Paths of `health_router` (`serving.middleware.HealthPaths`)."""
+_AT_ONCE = 1 << 16
+"""Bytes of JSON that are decoded on the event loop, in less than a millisecond: a thread would only cost time."""
 
 
 async def receive_body(request: Request) -> memoryview:
@@ -34,7 +42,12 @@ async def receive_body(request: Request) -> memoryview:
         raise UnsupportedMedia(f"the body's content-encoding is {encoding[:32]!r}; send it without one")
     size, end = whole_number(request.headers, "Content-Length"), 0
     if size is None:
-        return memoryview(await request.body())
+        gathered = (
+            bytearray()
+        )  # grows in place; joining the chunks would hold the event loop for half a second a gigabyte
+        async for chunk in request.stream():
+            gathered += chunk
+        return memoryview(gathered)
     # Anonymous memory: pages cost nothing until bytes arrive in them, so a header alone cannot take memory.
     buffer = memoryview(mmap.mmap(-1, size) if size else bytearray())
     async for chunk in request.stream():
@@ -59,8 +72,8 @@ def no_version(model_name: str, version: str) -> NotFound:
 class JsonLimit:
     """What JSON a V1 or V2 request may hold.
 
-    It has a limit apart from the body's: parsing holds the event loop, and takes many times the JSON's size in memory;
-    binary tensors do neither.
+    It has a limit apart from the body's: parsing holds Python's lock, so that nothing else runs, and takes many times the
+    JSON's size in memory; binary tensors do neither.
     """
 
     max_bytes: int
@@ -75,20 +88,34 @@ class JsonLimit:
             )
 
     def check(self, text: memoryview) -> None:
-        """Raises TooLarge for more than `max_bytes`, or more values than `max_values`; 10 ms for 64 MB."""
+        """Raises TooLarge for more than `max_bytes`, or more values than `max_values`."""
         self.check_size(len(text))
         if len(text) <= self.max_values:
             return
-        if sum(bytes(text).count(mark) for mark in b",[{") > self.max_values:
+        copy = bytes(text)
+        if sum(copy.count(mark) for mark in b",[{:") > self.max_values:
             raise TooLarge(
-                f"more than {self.max_values} values in the JSON (MAX_JSON_VALUES), send tensors as binary",
+                f"more than {self.max_values} values and names in the JSON (MAX_JSON_VALUES), send tensors as binary",
                 code="json_too_large",
             )
 
+    async def decoded(self, text: memoryview, decode: Callable[[], R]) -> R:
+        """What `decode` makes of a body with the JSON `text`. Raises TooLarge, and what `decode` raises."""
+
+        def checked() -> R:
+            self.check(text)
+            return decode()
+
+        return checked() if len(text) <= _AT_ONCE else await in_turn(checked)
+
 
 def protocol_router(model: Model, limit: "JsonLimit") -> APIRouter:
-    """V1 `:predict` and V2 `infer` for the one model of this pod."""
+    """V1 `:predict`, V2 `infer` and server metadata, for the one model of this pod."""
     routes = APIRouter()
+
+    @routes.get("/v2", tags=["V2"], summary="Server metadata")
+    async def metadata() -> dict[str, Any]:
+        return v2.server_metadata()
 
     def ready(name: str) -> Model:
         if name != model.name:
@@ -104,8 +131,8 @@ def protocol_router(model: Model, limit: "JsonLimit") -> APIRouter:
         declared = whole_number(request.headers, "Content-Length") if json_length is None else json_length
         limit.check_size(declared or 0)
         body = await receive_body(request)
-        limit.check(body if json_length is None else body[:json_length])
-        decoded = v2.decode_request(body, json_length, model_name)
+        text = body if json_length is None else body[:json_length]
+        decoded = await limit.decoded(text, lambda: v2.decode_request(body, json_length, model_name))
         v2.wants_binary(decoded, [])  # refused before the model works for nothing
         call = served(decoded, headers=dict(request.headers))
         answer, headers = await unless_disconnected(request.receive, call)
@@ -124,8 +151,8 @@ def protocol_router(model: Model, limit: "JsonLimit") -> APIRouter:
         served = ready(model_name)
         limit.check_size(whole_number(request.headers, "Content-Length") or 0)
         body = await receive_body(request)
-        limit.check(body)
-        call = served(_v1_request(body), headers=dict(request.headers))
+        decoded = await limit.decoded(body, lambda: _v1_request(body))
+        call = served(decoded, headers=dict(request.headers))
         answer, headers = await unless_disconnected(request.receive, call)
         return Response(orjson.dumps(answer), media_type="application/json", headers=headers)
 
@@ -188,7 +215,7 @@ def health_router(model: Model, draining: Callable[[], bool]) -> APIRouter:
 
 def mount_docs(app: FastAPI, title: str, description: str) -> None:
     """`/docs` from files in the image, so that it works without internet access; `/openapi.json` is FastAPI's own."""
-    app.title, app.description = title, description
+    app.title, app.version, app.description = title, VERSION, description
     assets = next(iter((importlib.resources.files("swagger_ui_bundle") / "vendor").iterdir()))
     app.mount("/docs/assets", StaticFiles(directory=str(assets)), name="docs-assets")
 

@@ -16,7 +16,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import uvicorn
@@ -29,19 +29,20 @@ from kserve.protocol.rest.server import RESTServer
 from serving import grpc_server, telemetry
 from serving.auth import Keys
 from serving.dialects import Dialects, Render
-from serving.middleware import ApiKeys, BodyLimit, DeadlineMiddleware, Drain, DrainMiddleware, RequestScope
-from serving.routes import JsonLimit, health_router, mount_docs, protocol_router
+from serving.middleware import ApiKeys, BodyLimit, DeadlineMiddleware, Drain, DrainMiddleware, HealthPaths, RequestScope
+from serving.routes import HEALTH, JsonLimit, health_router, mount_docs, protocol_router
 from serving.settings import PodSettings
 
 logger = logging.getLogger(__name__)
 
+KEEP_ALIVE_SECONDS = 65
+"""How long an idle connection is kept: longer than the 60 s of common load balancers, and than a hop uses one again."""
 _CLOSING_SECONDS = 3.0
+_KSERVES_HEALTH = ("/metrics", "/v2/health/live")
 _KSERVES = {
-    "/metrics",
+    *_KSERVES_HEALTH,
     "/v1/models",
     "/v1/models/{}",
-    "/v2",
-    "/v2/health/live",
     "/v2/models",
     "/v2/models/{}",
 }
@@ -81,6 +82,7 @@ def serve(
     *,
     routers: Sequence[APIRouter] = (),
     dialects: Mapping[str, Render] | None = None,
+    health: Iterable[str] = (),
     drain: Drain | None = None,
 ) -> None:
     """Serves `model` until SIGTERM or SIGINT; exits the process with 1 when it cannot be loaded.
@@ -90,17 +92,18 @@ def serve(
         settings: ports, limits, keys.
         routers: the public routes of a transformer; they come before KServe's.
         dialects: error body by path prefix, besides KServe's.
+        health: paths of `routers` that are health (`serving.middleware.HealthPaths`), besides the kit's own.
         drain: pass one to share it with routes that end long streams when the pod stops.
     """
     telemetry.configure_logging(settings.log_level)
     telemetry.configure_tracing(settings.model_name)
     telemetry.mark_cold_start("import")
     try:
-        keys = Keys(settings.api_keys, settings.api_keys_file)
+        keys = Keys(settings.api_keys.get_secret_value(), settings.api_keys_file)
     except ValueError as error:
         sys.exit(str(error))
     pod, runner = _Pod(model, settings, keys, drain or Drain()), asyncio.Runner()
-    code = runner.run(pod.run(routers, dialects or {}))
+    code = runner.run(pod.run(routers, dialects or {}, health))
     telemetry.flush_traces()
     if pod.abandoned:
         # A library's call cannot be interrupted, and Python would wait for its thread: no load, no batch may keep a
@@ -121,17 +124,12 @@ class _Pod:
         self.abandoned = False
         """Whether a thread may still be at work for the model when `run` returns."""
 
-    async def run(self, routers: Sequence[APIRouter], dialects: Mapping[str, Render]) -> int:
+    async def run(self, routers: Sequence[APIRouter], dialects: Mapping[str, Render], health: Iterable[str]) -> int:
         settings = self._settings
         # Only its data plane is used: registry, metadata, and the context that KServe's classes expect.
         kserve = ModelServer(http_port=settings.http_port, enable_grpc=False, workers=1)
         kserve.register_model(self._model)
-        app = self._application(kserve, routers, dialects)
-        config = uvicorn.Config(
-            app, settings.host, settings.http_port, log_config=None, access_log=False, lifespan="off", timeout_keep_alive=65,
-            ws_max_size=1 << 24, timeout_graceful_shutdown=1,
-        )  # fmt: skip
-        server = Server(config)
+        server = Server(configuration(self._application(kserve, routers, dialects, health), settings))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -141,7 +139,9 @@ class _Pod:
         try:
             if settings.enable_grpc:
                 servicer = grpc_server.Servicer(
-                    kserve.dataplane, lambda: self._model.ready and not self._drain.draining.is_set()
+                    kserve.dataplane,
+                    lambda: self._model.ready and not self._drain.draining.is_set(),
+                    settings.max_json_values,
                 )
                 grpc = await grpc_server.start(
                     servicer,
@@ -164,7 +164,11 @@ class _Pod:
         return code
 
     def _application(
-        self, kserve: ModelServer, routers: Sequence[APIRouter], dialects: Mapping[str, Render]
+        self,
+        kserve: ModelServer,
+        routers: Sequence[APIRouter],
+        dialects: Mapping[str, Render],
+        health: Iterable[str],
     ) -> FastAPI:
         app: FastAPI = kserve_app
         app.router.default_response_class = JSONResponse  # KServe's choice is deprecated, and each first use warns
@@ -186,6 +190,7 @@ class _Pod:
             self._drain,
             self._settings.max_body_bytes,
             seconds=self._settings.request_timeout_seconds,
+            health=health,
         )
 
     async def _until_stopped(self, serving: asyncio.Task[None]) -> int:
@@ -225,6 +230,21 @@ class _Pod:
         logger.info("stopped")
 
 
+def configuration(app: FastAPI, settings: PodSettings) -> uvicorn.Config:
+    """What uvicorn is told: the pod's address and limits, and that logs and signals are not its own."""
+    return uvicorn.Config(
+        app,
+        settings.host,
+        settings.http_port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        ws_max_size=settings.max_websocket_message_bytes,
+        timeout_graceful_shutdown=1,
+    )
+
+
 def _drop_replaced(app: FastAPI) -> None:
     """Takes those of KServe's routes off that ours replace, or that let a client unload the model or ask for nothing."""
     routers = list(_routers(app.router))
@@ -260,18 +280,19 @@ def wrap(
     max_body_bytes: int,
     *,
     seconds: float = 600.0,
+    health: Iterable[str] = (),
 ) -> FastAPI:
     """Puts `serving.middleware` around an app and takes its own error handlers off, so that every error ends there."""
-    shapes = Dialects()
+    shapes, probed = Dialects(), HealthPaths([*_KSERVES_HEALTH, *HEALTH, *health])
     for prefix, render in dialects.items():
         shapes.register(prefix, render)
     for handled in list(app.exception_handlers):
         app.add_exception_handler(handled, _reraise)
     app.add_middleware(BodyLimit, limit=max_body_bytes)  # the last one added is the outermost
-    app.add_middleware(ApiKeys, keys=keys)
-    app.add_middleware(DrainMiddleware, drain=drain)
-    app.add_middleware(DeadlineMiddleware, seconds=seconds)
-    app.add_middleware(RequestScope, dialects=shapes)
+    app.add_middleware(ApiKeys, keys=keys, health=probed)
+    app.add_middleware(DrainMiddleware, drain=drain, health=probed)
+    app.add_middleware(DeadlineMiddleware, seconds=seconds, health=probed)
+    app.add_middleware(RequestScope, dialects=shapes, drain=drain, health=probed)
     return app
 
 

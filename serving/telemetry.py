@@ -11,12 +11,17 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind, StatusCode
 from prometheus_client import Counter, Gauge, Histogram
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+logger = logging.getLogger(__name__)
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """Id of the request that this task works on; every log line carries it."""
@@ -29,6 +34,7 @@ BATCH_SIZE = Histogram(
     "sonotome_batch_size", "Items that shared one call of the engine", ["model_name"], buckets=(1, 2, 4, 8, 16, 32, 64)
 )
 QUEUE_SECONDS = Histogram("sonotome_batch_queue_seconds", "Wait of an item before its batch began", ["model_name"])
+DECODE_QUEUE_LENGTH = Gauge("sonotome_decode_queue_length", "Recordings waiting for a decoder process")
 AUDIO_SECONDS = Counter("sonotome_audio_seconds_total", "Seconds of audio taken in", ["model_name"])
 WINDOWS = Counter("sonotome_windows_total", "Windows by what became of them", ["model_name", "outcome"])
 FORCED_CUTS = Counter("sonotome_forced_cuts_total", "Cuts made inside unbroken speech", ["model_name"])
@@ -40,6 +46,7 @@ HOP_RETRIES = Counter("sonotome_hop_retries_total", "Calls of the predictor that
 _STARTED = time.monotonic()
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 tracer = trace.get_tracer("sonotome")
+_provider: "TracerProvider | None" = None
 
 
 class JsonFormatter(logging.Formatter):
@@ -80,7 +87,12 @@ def configure_logging(level: str) -> None:
 
 
 def configure_tracing(service: str) -> None:
-    """Sends spans by OTLP over HTTP when OTEL_EXPORTER_OTLP_ENDPOINT is set; otherwise spans cost nothing."""
+    """Sends spans by OTLP over HTTP when OTEL_EXPORTER_OTLP_ENDPOINT is set; otherwise spans cost nothing.
+
+    The provider stays our own: libraries that find a global one (FastAPI does) add spans to each request that hold its
+    path and query, as the client wrote them.
+    """
+    global tracer, _provider  # noqa: PLW0603  # set once, before the process serves anything
     if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         return
     # Imported here: the SDK takes 0.2 s that a pod without tracing need not pay at a cold start.
@@ -90,16 +102,15 @@ def configure_tracing(service: str) -> None:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
     resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", service)})
-    provider = TracerProvider(resource=resource)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    trace.set_tracer_provider(provider)
+    _provider = TracerProvider(resource=resource)
+    _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    tracer = _provider.get_tracer("sonotome")
 
 
 def flush_traces() -> None:
     """Sends what spans are left; call it when the pod stops. A collector that does not answer holds it up for 2 s."""
-    provider = trace.get_tracer_provider()
-    if hasattr(provider, "shutdown"):
-        sending = threading.Thread(target=provider.shutdown, daemon=True)  # it tries again for 10 s
+    if _provider is not None:
+        sending = threading.Thread(target=_provider.shutdown, daemon=True)  # it tries again for 10 s
         sending.start()
         sending.join(2.0)
 
@@ -123,6 +134,19 @@ def span(
 def inject(headers: MutableMapping[str, str]) -> None:
     """Adds the current trace context to the headers of an outgoing call."""
     propagate.inject(headers)
+
+
+def note_request(route: str, status: int | str, began: float) -> None:
+    """Counts an answered request and writes its log line.
+
+    Args:
+        route: the route's template, or "grpc" and the method; nothing that a client chose.
+        status: of HTTP, e.g. 200, or the name of gRPC's, e.g. "OK".
+        began: `time.perf_counter()` when it came.
+    """
+    REQUESTS.labels(route, str(status)).inc()
+    seconds = round(time.perf_counter() - began, 4)
+    logger.info("request", extra={"route": route, "status": status, "seconds": seconds})
 
 
 def mark_cold_start(phase: str) -> None:

@@ -17,14 +17,23 @@ from kserve import InferInput, InferOutput, InferRequest, InferResponse
 from kserve.protocol.infer_type import RequestedOutput, to_http_parameters
 from kserve.utils.numpy_codec import from_np_dtype, to_np_dtype
 
+from serving import NAME, VERSION
 from serving.errors import InvalidInput
 
 JSON_LENGTH = "inference-header-content-length"
 """Length of the JSON part of a body whose tensors follow it; the binary-tensor extension's header."""
 
 MAX_RANK = 16
+"""Dimensions of a tensor. Protocol-bound: it bounds what a shape alone can cost; contracts have four at most."""
+EXTENSIONS = ("binary_tensor_data", "parameters")
+"""Extensions of the protocol that are served, by the names that Triton gave them; for REST and gRPC alike."""
 Array = npt.NDArray[Any]
 Body = bytes | bytearray | memoryview
+
+
+def server_metadata() -> dict[str, Any]:
+    """What a server says about itself: name, version and extensions."""
+    return {"name": NAME, "version": VERSION, "extensions": list(EXTENSIONS)}
 
 
 # --- arrays of a request or response ---------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 SIGUSR1 opens the gate, SIGUSR2 closes it. `python -m tests.gated_pod --model_name gated …`
 """
 
-import math
 import signal
 import threading
 import time
@@ -32,7 +31,7 @@ class GatedSettings(PredictorSettings):
 
     load: Literal["ok", "gate", "value_error", "os_error"] = "ok"
     """What loading does: it ends, waits at the gate, or fails."""
-    refuse_above: float = math.inf
+    refuse_above: float = 1e9
     """Loudest sample that is not refused."""
     warm_up: Literal["ok", "explode"] = "ok"
     """What the first call of the engine does."""

@@ -54,6 +54,8 @@ def main() -> None:
             "key": lambda: infer(headers={"authorization": "Bearer key-1"}),
             "other model": lambda: infer(model="other"),
             "version": lambda: infer(model_version="2"),
+            "version's readiness": lambda: client.is_model_ready(model, "7"),
+            "version's metadata": lambda: client.get_model_metadata(model, "7"),
             "bad parameter": lambda: infer(parameters={"beam_size": 99}),
             "refused window": lambda: infer(second * 10),
             "fault": lambda: infer(parameters={"prompt": "explode"}),

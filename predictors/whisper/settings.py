@@ -7,7 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from predictors.whisper.fallback import Thresholds
-from predictors.whisper.hardware import usable_cores
+from serving.hardware import usable_cores
 from serving.settings import PredictorSettings
 
 Backend = Literal["ctranslate2", "openai_whisper"]

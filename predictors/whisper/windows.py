@@ -89,7 +89,7 @@ def plan(item: AsrInput, abilities: Abilities, settings: WhisperSettings) -> Win
         )
     if len(item.samples) > MAX_SAMPLES:
         raise InvalidInput(
-            f"the window is {len(item.samples) / SAMPLE_RATE:.2f} s long, the model takes {MAX_SECONDS} s at most",
+            f"the window has {len(item.samples)} samples, the model takes {MAX_SAMPLES} at most: {MAX_SECONDS} s",
             code="window_too_long",
             param="AUDIO",
         )

@@ -3,7 +3,7 @@
 import io
 import random
 import wave
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,33 +22,42 @@ class Clip:
 
     name: str
     samples: Samples
+    text: str
+    """What is said."""
     start: int = 0
 
 
 def clips() -> list[Clip]:
     """The English recordings: mono float32 at 16 kHz."""
-    files = [RECORDINGS / "pyannote/audio/sample/sample.wav"]
-    files += sorted((RECORDINGS / "pytest_audioeval/samples/audio/en").glob("*.wav"))
-    found = []
-    for file in files:
-        samples, rate = soundfile.read(file, dtype="float32")
-        found.append(Clip(file.stem, soxr.resample(samples, rate, RATE) if rate != RATE else samples))
-    return found
+    call = RECORDINGS / "pyannote/audio/sample/sample.wav"
+    # A line of NIST's STM: file, channel, speaker, start, end, words.
+    lines = (line.split(maxsplit=5) for line in call.with_suffix(".stm").read_text().splitlines())
+    sentences = sorted((RECORDINGS / "pytest_audioeval/samples/audio/en").glob("*.wav"))
+    return [
+        _read(call, " ".join(line[5] for line in lines)),
+        *(_read(file, file.with_suffix(".txt").read_text()) for file in sentences),
+    ]
+
+
+def _read(file: Path, text: str) -> Clip:
+    samples, rate = soundfile.read(file, dtype="float32")
+    return Clip(file.stem, soxr.resample(samples, rate, RATE) if rate != RATE else samples, text.strip())
 
 
 def speech(seconds: float = 600.0, seed: int = 0) -> tuple[Samples, list[Clip]]:
-    """`seconds` of clips in a fixed shuffle, 50 ms to 400 ms apart, and each clip's place."""
+    """`seconds` of whole clips in a fixed shuffle, 50 ms to 400 ms apart, and each clip's place."""
     random_ = random.Random(seed)
-    parts: list[Samples] = []
+    every = clips()
+    samples = np.zeros(int(seconds * RATE), np.float32)
     placed: list[Clip] = []
-    length, wanted = 0, int(seconds * RATE)
-    while length < wanted:
-        for clip in random_.sample(every := clips(), len(every)):
-            gap = np.zeros(random_.randrange(RATE // 20, RATE * 4 // 10), np.float32)
-            placed.append(Clip(clip.name, clip.samples, length))
-            parts += [clip.samples, gap]
-            length += len(clip.samples) + len(gap)
-    return np.concatenate(parts)[:wanted], [clip for clip in placed if clip.start + len(clip.samples) <= wanted]
+    end = 0
+    while fitting := [clip for clip in every if end + len(clip.samples) <= len(samples)]:
+        for clip in random_.sample(fitting, len(fitting)):
+            if end + len(clip.samples) <= len(samples):
+                placed.append(replace(clip, start=end))
+                samples[end : end + len(clip.samples)] = clip.samples
+                end += len(clip.samples) + random_.randrange(RATE // 20, RATE * 4 // 10)
+    return samples, placed
 
 
 def wav(samples: Samples) -> bytes:

@@ -117,7 +117,7 @@ def test_weights_from_an_image():
     (made,) = scenarios.services(scenarios.named("cpu-demo")).values()
     predictor = made["spec"]["predictor"]
     (copy,) = predictor["initContainers"]
-    assert copy["image"] == "dev.local/sonotome/weights-whisper-base:1"
+    assert copy["image"] == "dev.local/sonotome/demo-weights:0.1.0"
     assert {"name": "weights", "mountPath": "/mnt/models", "readOnly": True} in scenarios.container(predictor)[
         "volumeMounts"
     ]

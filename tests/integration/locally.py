@@ -19,7 +19,7 @@ class Local:
     """One run. `out` and `err` are the lines that it wrote so far."""
 
     def __init__(self, name: str = "whisper", port: int | None = None, env: Mapping[str, str] | None = None):
-        self.port = port or free_port()
+        self.port = free_port() if port is None else port
         self.out: list[str] = []
         self.err: list[str] = []
         self.process = subprocess.Popen(

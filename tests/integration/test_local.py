@@ -45,12 +45,13 @@ def test_it_serves_until_ctrl_c() -> None:
         nothing_is_left_of(started)
 
 
-def test_sigterm_while_it_starts() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_it_is_stopped_while_it_starts(number: signal.Signals) -> None:
     with running() as local:
         wait_for("a log line of both", lambda: len({line.split()[0] for line in local.err}) == 2)
         started = local.processes()
         assert len(started) >= 2
-        local.process.send_signal(signal.SIGTERM)
+        local.process.send_signal(number)
         assert local.wait() == 0
         assert local.out == []
         nothing_is_left_of(started)
@@ -76,6 +77,19 @@ def test_a_predictor_that_dies_takes_the_transformer_along() -> None:
         subprocess.run(["kill", "-KILL", str(predictor)], check=True)
         assert local.wait() == 128 + signal.SIGKILL
         assert "the predictor ended with exit code 137" in local.err
+        nothing_is_left_of(started)
+
+
+def test_its_processes_go_with_it_when_it_is_killed() -> None:
+    with running(port=0) as local:
+        local.until_ready()
+        url = re.fullmatch(r"ready (http://127\.0\.0\.1:[1-9]\d+)", local.out[0])  # a free port for 0
+        assert url
+        assert httpx.get(f"{url[1]}/health", timeout=10, trust_env=False).json()["status"] == "ok"
+        started = local.processes()
+        assert len(started) >= 3
+        local.process.kill()
+        local.wait()
         nothing_is_left_of(started)
 
 

@@ -14,6 +14,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from tritonclient.utils import InferenceServerException
 
+from serving import VERSION
 from serving.errors import InternalError
 from tests.gated_pod import SECRET
 from tests.pods import Pod, stock_grpc_client
@@ -60,6 +61,15 @@ def test_metadata_names_the_contracts_tensors(pod: Pod) -> None:
     assert described == [("AUDIO", "FP32", [-1, -1]), ("LENGTHS", "INT32", [-1]), ("RESULT", "BYTES", [-1])]
 
 
+def test_server_metadata_names_this_server_and_what_it_serves(pod: Pod) -> None:
+    with closing(triton.InferenceServerClient(pod.url.removeprefix("http://"))) as client:
+        by_http = client.get_server_metadata()
+    with grpc.insecure_channel(pod.grpc_url) as channel:
+        by_grpc = GRPCInferenceServiceStub(channel).ServerMetadata(pb.ServerMetadataRequest())
+    assert by_http == {"name": "sonotome", "version": VERSION, "extensions": ["binary_tensor_data", "parameters"]}
+    assert by_http == {"name": by_grpc.name, "version": by_grpc.version, "extensions": list(by_grpc.extensions)}
+
+
 def body(**changes: Any) -> dict[str, Any]:
     return {"inputs": [{"name": "AUDIO", "shape": [1, 2], "datatype": "FP32", "data": [0, 0], **changes}]}
 
@@ -86,6 +96,22 @@ def test_what_is_not_served_is_404_or_405(http: httpx.Client, path: str, status:
     answer = http.request("POST" if posted else "GET", path, json=body() if posted else None)
     assert answer.status_code == status
     assert message in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v2/models/gated/infer", "POST"),
+        ("POST", "/v1/models/gated:explain", "GET"),  # to KServe's route of models
+        ("DELETE", "/health", "GET"),
+        ("POST", "/metrics", "GET"),
+        ("POST", "/docs/assets/swagger-ui.css", "GET, HEAD"),
+        ("GET", "/v1/audio/form", "POST"),
+    ],
+)
+def test_405_says_what_is_allowed(http: httpx.Client, method: str, path: str, allowed: str) -> None:
+    answer = http.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +215,8 @@ def test_grpc_messages_beyond_8_mib_pass(stock: dict[str, Any]) -> None:
     [
         ("other model", "NOT_FOUND", "Model with name other does not exist"),
         ("version", "NOT_FOUND", "has no version '2'"),
+        ("version's readiness", "NOT_FOUND", "has no version '7'"),
+        ("version's metadata", "NOT_FOUND", "has no version '7'"),
         ("bad parameter", "INVALID_ARGUMENT", "parameter 'beam_size'"),
         ("refused window", "FAILED_PRECONDITION", "this window is too loud for a fake"),
         ("fault", "INTERNAL", InternalError.MESSAGE),
@@ -239,3 +267,26 @@ def test_a_grpc_call_has_a_request_id_that_the_log_has_too(pod: Pod) -> None:
         GRPCInferenceServiceStub(channel).ModelInfer(request)
     sent = dict(caught.value.initial_metadata())["x-request-id"]
     assert pod.until_logged(message="the engine failed", request_ids=[sent])["exception"].endswith(SECRET)
+
+
+@pytest.mark.parametrize(("model", "status"), [("gated", "OK"), ("other", "NOT_FOUND")])
+def test_a_grpc_call_is_counted_and_has_a_log_line(pod: Pod, model: str, status: str) -> None:
+    labels = {"route": "grpc ModelMetadata", "status": status}
+    before = pod.metric("sonotome_requests_total", **labels)
+    metadata = [("x-request-id", f"noted-{model}")]
+    with grpc.insecure_channel(pod.grpc_url) as channel:
+        call = GRPCInferenceServiceStub(channel).ModelMetadata.future(
+            pb.ModelMetadataRequest(name=model), metadata=metadata
+        )
+        assert call.code().name == status
+    assert pod.until_logged(message="request", request_id=f"noted-{model}", **labels)["seconds"] >= 0
+    assert pod.metric("sonotome_requests_total", **labels) == before + 1
+
+
+def test_grpc_probes_have_no_log_line(pod: Pod) -> None:
+    with grpc.insecure_channel(pod.grpc_url) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        assert stub.ServerLive(pb.ServerLiveRequest(), metadata=[("x-request-id", "probe")]).live
+        stub.ServerMetadata(pb.ServerMetadataRequest(), metadata=[("x-request-id", "after-probe")])
+    pod.until_logged(message="request", request_id="after-probe")
+    assert not [record for record in pod.records() if record.get("request_id") == "probe"]

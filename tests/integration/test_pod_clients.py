@@ -4,20 +4,23 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urljoin
 
 import grpc
 import httpx
+import numpy as np
 import orjson
 import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from websockets.sync.client import connect as websocket
 
+from serving import VERSION, v2
 from serving.errors import InternalError
+from serving.settings import PodSettings
 from tests.gated_pod import SECRET
 from tests.pods import Pod, wait_for
 
@@ -151,10 +154,11 @@ def test_a_cancelled_grpc_call_frees_its_place_in_the_queue(pod: Pod, running: s
     request = pb.ModelInferRequest(model_name="gated", raw_input_contents=[b"\0" * 8])
     request.inputs.add(name="AUDIO", datatype="FP32", shape=[1, 2])
     with grpc.insecure_channel(pod.grpc_url) as channel:
-        call = GRPCInferenceServiceStub(channel).ModelInfer.future(request)
+        call = GRPCInferenceServiceStub(channel).ModelInfer.future(request, metadata=[("x-request-id", "gone")])
         pod.until(lambda: queue_length(pod) == 1, "one that waits")
         call.cancel()
         pod.until(lambda: queue_length(pod) == 0, "nobody who waits")
+    pod.until_logged(message="request", request_id="gone", route="grpc ModelInfer", status="CANCELLED")
 
 
 def test_a_full_queue_is_503_with_retry_after(pod: Pod, running: socket.socket, http: httpx.Client) -> None:
@@ -197,6 +201,55 @@ def test_liveness_answers_within_100_ms_while_the_engine_computes(pod: Pod, http
     assert sorted(taken)[int(0.95 * len(taken))] < 0.1
 
 
+Request = tuple[str, bytes]
+
+
+def as_numbers() -> Request:
+    """As many as are accepted, with all their digits."""
+    count = PodSettings().max_json_values - 100
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, count).tolist()
+    return INFER, orjson.dumps(body(shape=[1, count], data=samples))
+
+
+def as_text() -> Request:
+    """As much as is accepted."""
+    silence = "A" * (PodSettings().max_json_bytes // 16 * 16 - 128)
+    head = INFER.replace("/v2/models/gated/infer", "/v1/models/gated:predict")
+    return head, orjson.dumps({"instances": [{"audio": {"b64": silence}}]})
+
+
+def as_binary() -> Request:
+    """As large as the largest text."""
+    request = v2.request("gated", {"AUDIO": np.zeros((1, PodSettings().max_json_bytes // 4), np.float32)})
+    request.parameters["binary_data_output"] = False
+    parts, length = v2.encode(request)
+    return f"{INFER}\nInference-Header-Content-Length: {length}", b"".join(parts)
+
+
+def longest_wait(pod: Pod, http: httpx.Client, request: Request) -> float:
+    """The longest, in seconds, that a probe waited for its answer while the pod worked on the request."""
+    head, content = request
+    longest = 0.0
+    with ThreadPoolExecutor(1) as pool:
+        length = f"Content-Length: {len(content)}\nConnection: close"
+        busy = pool.submit(lambda: answer_of(connect(pod, f"{head}\n{length}", content)))
+        while not busy.done():
+            started = time.perf_counter()
+            assert http.get("/v2/health/live").status_code == 200
+            longest = max(longest, time.perf_counter() - started)
+    assert busy.result().startswith("HTTP/1.1 200 ")
+    return longest
+
+
+@pytest.mark.parametrize("largest", [as_numbers, as_text])
+def test_liveness_answers_within_100_ms_while_the_largest_json_is_read(
+    pod: Pod, http: httpx.Client, largest: Callable[[], Request]
+) -> None:
+    """Not counting what a request of that size costs without JSON, which is little on an idle machine."""
+    with_json, without = [min(longest_wait(pod, http, each()) for _ in range(3)) for each in (largest, as_binary)]
+    assert with_json - without < 0.1
+
+
 def test_metrics_are_exposed(pod: Pod, http: httpx.Client) -> None:
     assert http.post("/v2/models/gated/infer", json=body()).status_code == 200
     for stage in ("preprocess", "predict", "postprocess"):
@@ -226,7 +279,9 @@ def test_docs_come_from_the_pod_alone(pod: Pod, http: httpx.Client) -> None:
 
 
 def test_the_description_is_of_our_routes(http: httpx.Client) -> None:
-    paths = http.get("/openapi.json").json()["paths"]
+    description = http.get("/openapi.json").json()
+    assert (description["info"]["title"], description["info"]["version"]) == ("Sonotome · gated", VERSION)
+    paths = description["paths"]
     assert paths["/v2/models/{model_name}/infer"]["post"]["summary"] == "V2 inference, JSON or binary tensors"
     assert not [path for path in paths if "repository" in path or "explain" in path or "version" in path]
 

@@ -1,5 +1,7 @@
 """A pod with keys, small limits and a collector of traces: who is let in, how much, and what is told of it."""
 
+import contextlib
+import random
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,8 +17,9 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.sdk.trace import TracerProvider
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect as websocket
 
 from serving import telemetry, v2
@@ -26,6 +29,7 @@ from serving.deadline import Deadline
 from serving.errors import TooLarge, Unauthorized
 from serving.hop import PredictorClient
 from tests.conftest import StartPod
+from tests.gated_pod import SECRET
 from tests.pods import Pod, stock_grpc_client, wait_for
 
 MIB = 1 << 20
@@ -64,11 +68,13 @@ class Collector:
         """The span of this trace and name; it waits for it."""
 
         def find() -> Any:
-            return next(
-                (s for s in self.spans if int.from_bytes(s.trace_id, "big") == trace_id and s.name == name), None
-            )
+            return next((span for span in self.of(trace_id) if span.name == name), None)
 
         return wait_for(f"span {name!r}", find, 20)
+
+    def of(self, trace_id: int) -> list[Any]:
+        """The spans of this trace that have come so far."""
+        return [span for span in self.spans if int.from_bytes(span.trace_id, "big") == trace_id]
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +103,8 @@ def pod(start_shared_pod: StartPod, collector: Collector, key_file: Path) -> Pod
         env={"API_KEYS": "key-1,key-2", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "50"},
         api_keys_file=key_file,
         max_body_bytes=MIB,
+        max_json_values=1000,
+        max_websocket_message_bytes=1000,
         grpc_max_message_bytes=MIB,
     ).until_ready()
 
@@ -227,6 +235,31 @@ def test_a_grpc_message_over_the_limit_says_so(pod: Pod) -> None:
     assert str(MIB) in caught.value.details()
 
 
+def test_typed_values_over_grpc_have_the_limit_of_json(pod: Pod) -> None:
+    """Each becomes a Python object."""
+    request = pb.ModelInferRequest(model_name="gated")
+    request.inputs.add(name="AUDIO", datatype="FP32", shape=[1, 1000]).contents.fp32_contents.extend([0] * 1000)
+    with grpc.insecure_channel(pod.grpc_url) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        assert stub.ModelInfer(request, metadata=tuple(KEY.items())).outputs[0].name == "RESULT"
+        request.inputs[0].contents.fp32_contents.append(0)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.ModelInfer(request, metadata=tuple(KEY.items()))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "1001 values in 'contents'; at most 1000 are accepted (MAX_JSON_VALUES)" in caught.value.details()
+
+
+def test_a_websocket_message_over_the_limit_ends_the_connection(pod: Pod) -> None:
+    with websocket(f"ws://127.0.0.1:{pod.http_port}/echo/room", additional_headers=KEY) as echo:
+        echo.send("x" * 1000)
+        assert len(echo.recv()) == 1000
+        echo.send("x" * 1001)
+        with pytest.raises(ConnectionClosedError) as caught:
+            echo.recv()
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 1009
+
+
 # --- traces ---
 
 
@@ -251,11 +284,76 @@ async def test_the_predictors_span_belongs_to_the_hops_trace(
 
 def test_a_grpc_call_has_a_span_too(pod: Pod, collector: Collector) -> None:
     trace_id = 0x0AF7651916CD43DD8448EB211C80319C
-    parent = ("traceparent", f"00-{trace_id:032x}-b7ad6b7169203331-01")
     request = pb.ModelMetadataRequest(name="gated")
     with grpc.insecure_channel(pod.grpc_url) as channel:
-        GRPCInferenceServiceStub(channel).ModelMetadata(request, metadata=(parent, *KEY.items()))
+        GRPCInferenceServiceStub(channel).ModelMetadata(request, metadata=(parent(trace_id), *KEY.items()))
     assert collector.until(trace_id, "grpc ModelMetadata").parent_span_id.hex() == "b7ad6b7169203331"
+
+
+def parent(trace_id: int) -> tuple[str, str]:
+    return "traceparent", f"00-{trace_id:032x}-b7ad6b7169203331-01"
+
+
+def all_spans_of(pod: Pod, collector: Collector, trace_id: int) -> list[Any]:
+    """The spans of a trace that is over. They are sent in the order of their ends: after a later one there is no other."""
+    later = random.getrandbits(127)
+    assert httpx.get(f"{pod.url}/v2", headers=[parent(later), *KEY.items()], trust_env=False).status_code == 200
+    collector.until(later, "GET /v2")
+    return collector.of(trace_id)
+
+
+VERSION_ROUTE = "/v2/models/{model_name}/versions/{version}"
+UNSET, ERROR = Status.STATUS_CODE_UNSET, Status.STATUS_CODE_ERROR
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/v2?token=secret-token&X-Goog-Signature=secret", ("GET /v2", 200, UNSET)),
+        ("/secret-path.wav?file=secret-file.wav", ("GET unmatched", 404, UNSET)),
+        ("/v2/models/gated/versions/secret?file=secret-file.wav", ("GET " + VERSION_ROUTE, 404, UNSET)),
+        ("/v1/audio/fault?file=secret-file.wav", ("GET /v1/audio/fault", 500, ERROR)),
+    ],
+)
+def test_a_request_has_one_span_without_anything_a_client_chose(
+    pod: Pod, http: httpx.Client, collector: Collector, path: str, expected: tuple[str, int, int]
+) -> None:
+    trace_id = random.getrandbits(127)
+    http.get(path, headers=[parent(trace_id), *KEY.items()])
+    (span,) = all_spans_of(pod, collector, trace_id)
+    attributes = {each.key: each.value for each in span.attributes}
+    assert (span.name, attributes["http.response.status_code"].int_value, span.status.code) == expected
+    assert span.kind == Span.SPAN_KIND_SERVER
+    assert set(attributes) == {"http.route", "http.response.status_code"}
+    assert "secret" not in str(span)
+
+
+def test_probes_have_no_spans(pod: Pod, http: httpx.Client, collector: Collector) -> None:
+    trace_id = random.getrandbits(127)
+    for path in ("/", "/health", "/metrics", "/v2/health/live", "/v2/health/ready", "/v2/models/gated/ready"):
+        assert http.get(path, headers=[parent(trace_id)]).status_code == 200
+    with grpc.insecure_channel(pod.grpc_url) as channel:
+        assert GRPCInferenceServiceStub(channel).ServerReady(pb.ServerReadyRequest(), metadata=[parent(trace_id)]).ready
+    assert all_spans_of(pod, collector, trace_id) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "prompt", "expected"),
+    [("gated", "explode", ("INTERNAL", ERROR)), ("other", "", ("NOT_FOUND", UNSET)), ("gated", "", ("OK", UNSET))],
+)
+def test_a_grpc_span_has_failed_only_when_the_server_did(
+    pod: Pod, collector: Collector, model: str, prompt: str, expected: tuple[str, int]
+) -> None:
+    trace_id = random.getrandbits(127)
+    request = pb.ModelInferRequest(model_name=model, raw_input_contents=[b"\0" * 8])
+    request.inputs.add(name="AUDIO", datatype="FP32", shape=[1, 2])
+    request.parameters["prompt"].string_param = prompt
+    with grpc.insecure_channel(pod.grpc_url) as channel, contextlib.suppress(grpc.RpcError):
+        GRPCInferenceServiceStub(channel).ModelInfer(request, metadata=[parent(trace_id), *KEY.items()])
+    (span,) = all_spans_of(pod, collector, trace_id)
+    attributes = {each.key: each.value.int_value for each in span.attributes}
+    assert attributes == {"rpc.grpc.status_code": grpc.StatusCode[expected[0]].value[0]}
+    assert (span.name, span.kind, span.status.code) == ("grpc ModelInfer", Span.SPAN_KIND_SERVER, expected[1])
 
 
 # --- and nothing of it in the log ---
@@ -263,6 +361,6 @@ def test_a_grpc_call_has_a_span_too(pod: Pod, collector: Collector) -> None:
 
 def test_the_log_is_json_without_keys_or_addresses_of_callers(pod: Pod) -> None:
     assert pod.records_but_grpcs()
-    told = pod.text()
+    told = pod.text().replace(SECRET, "")  # a fault's cause: ours, and in the log alone
     for word in ("key-1", "key-2", "file-key", "Bearer", "secret", "/echo/room"):
         assert word not in told, word

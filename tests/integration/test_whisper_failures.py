@@ -21,6 +21,7 @@ from tests.conftest import StartPod
 from tests.integration.clips import HELLO, clip, words
 from tests.pods import Pod, free_port
 from tests.services import Service
+from tests.unit.audio.spooling import spooled
 
 PREDICT = "/v1/models/whisper:predict"
 WEIGHTS = {"MODEL_ID": "demo:whisper-base", "NUM_THREADS": "2", "BEAM_SIZE": "1", "TEMPERATURES": "0"}
@@ -51,6 +52,10 @@ def message(path: str, answer: httpx.Response) -> str:
     else:
         assert list(body) == ["success", "error"]
     return str(body["error"])
+
+
+def health(pod: Pod) -> Any:
+    return httpx.get(f"{pod.url}/health", trust_env=False).json()
 
 
 ROUTES = ["/v1/audio/transcriptions", "/transcribe", PREDICT]
@@ -99,6 +104,7 @@ def test_a_predictor_that_dies_in_flight_and_comes_back(start_pod: StartPod, thr
         assert address(predictor) not in text
         assert "127.0.0.1" not in text
     assert transformer.status("/v2/health/ready") == 200
+    assert health(transformer) == {"status": "ok", "device": "cpu", "model_loaded": False}
 
     # The next request comes before the new process does: it waits.
     waiting = threads.submit(post, transformer, "/v1/audio/transcriptions", clip(HELLO))
@@ -106,6 +112,7 @@ def test_a_predictor_that_dies_in_flight_and_comes_back(start_pod: StartPod, thr
     start_pod("predictors.whisper", "whisper", WEIGHTS, http_port=predictor.http_port)
     assert words(waiting.result(60).json()["text"]) == ["hello", "world"]
     assert transformer.process.poll() is None
+    assert health(transformer)["model_loaded"] is True
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +136,7 @@ def test_no_predictor_for_a_stream(alone: Pod) -> None:
 
 def test_a_transformer_is_ready_and_honest_without_its_predictor(alone: Pod) -> None:
     assert alone.status("/v2/models/whisper/ready") == 200
-    health = httpx.get(f"{alone.url}/health", trust_env=False).json()
-    assert health == {"status": "ok", "device": None, "model_loaded": False}
+    assert health(alone) == {"status": "ok", "device": None, "model_loaded": False}
 
 
 # --- deadlines ---
@@ -156,7 +162,8 @@ def test_a_deadline_of_a_stream_holds_while_it_waits_for_a_decoder(
         timeout=120,
         trust_env=False,
     ) as held:
-        next(held.iter_lines())
+        lines = held.iter_lines()  # kept: a generator that is dropped closes the connection, and frees the decoder
+        next(lines)
         waiting = [
             threads.submit(
                 post, transformer, ROUTES[0], clip(HELLO), {"x-request-timeout-seconds": "0.4"}, stream=stream
@@ -168,13 +175,11 @@ def test_a_deadline_of_a_stream_holds_while_it_waits_for_a_decoder(
             assert (answer.status_code, message(ROUTES[0], answer)) == (504, "the request took longer than its 0.4 s")
 
 
-@pytest.mark.parametrize("seconds", ["0", "-1", "soon", "nan", "1e9"])
+@pytest.mark.parametrize("seconds", ["0", "-1", "soon", "nan"])
 def test_a_deadline_that_makes_no_sense(service: Service, seconds: str) -> None:
     answer = post(service.transformer, ROUTES[0], clip(HELLO), {"x-request-timeout-seconds": seconds})
     assert answer.status_code == 400
-    assert "x-request-timeout-seconds must be a number of seconds, above 0 and at most 600" in message(
-        ROUTES[0], answer
-    )
+    assert "x-request-timeout-seconds must be a number of seconds above 0" in message(ROUTES[0], answer)
 
 
 # --- the pod stops ---
@@ -238,9 +243,10 @@ def test_clients_that_leave_cost_nothing_any_more(service: Service, start_pod: S
                     lambda: service.predictor.metric("sonotome_requests_in_flight") > 0, "a window of it"
                 )
         transformer.until_in_flight(4)
-        transformer.until(lambda: len(list(tmp_path.iterdir())) == 4, "four uploads on disk")
+        transformer.until(lambda: len(spooled(tmp_path, transformer.process.pid)) == 4, "four uploads on disk")
+        assert list(tmp_path.iterdir()) == []  # none has a name, so that none outlives the process
     transformer.until_in_flight(0)
-    assert list(tmp_path.iterdir()) == []
+    assert spooled(tmp_path, transformer.process.pid) == []
     service.predictor.until_in_flight(0)
     assert service.predictor.metric("sonotome_batch_queue_length", model_name="whisper") == 0
     # The decoder is free, and so is the predictor.

@@ -3,6 +3,7 @@
 import base64
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,39 +15,45 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
+from tests.bench.speech import speech, wav
 from tests.conftest import StartPod
 from tests.integration.clips import FOX, HELLO, clip, encoded, joined, samples, silence, words
 from tests.pods import Pod
 from tests.services import Service
+from tests.unit.audio.spooling import spooled
 
 MOST_SECONDS = 4
 MOST_BYTES = 150_000
+MOST_FIELDS = 8
+MOST_JSON = 300_000
 PREDICT = "/v1/models/whisper:predict"
 GOOD = joined(samples(HELLO))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the pod's uploads lie."""
+    """Where the pod spools recordings."""
     return tmp_path_factory.mktemp("uploads")
 
 
 @pytest.fixture(scope="module")
 def pod(service: Service, start_shared_pod: StartPod, folder: Path) -> Pod:
     """A transformer with narrow limits, which may fetch from this machine, over the shared predictor."""
-    limits = {"max_audio_seconds": MOST_SECONDS, "max_upload_bytes": MOST_BYTES, "url_allow": "127.0.0.1"}
+    limits = {"max_audio_seconds": MOST_SECONDS, "max_upload_bytes": MOST_BYTES, "max_form_fields": MOST_FIELDS}
+    limits["max_json_bytes"] = MOST_JSON
     predictor = service.predictor.url.removeprefix("http://")
     environment = {"TMPDIR": str(folder)}
     return start_shared_pod(
-        "transformers_pre.audio", "whisper", environment, predictor_host=predictor, **limits
+        "transformers_pre.audio", "whisper", environment, predictor_host=predictor, url_allow="127.0.0.1", **limits
     ).until_ready()
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(folder: Path) -> Iterator[None]:
-    """Whatever was refused, no upload stays on disk."""
+def nothing_is_left(pod: Pod, folder: Path) -> Iterator[None]:
+    """Whatever was refused, no recording stays on disk."""
     yield
     assert list(folder.iterdir()) == []
+    assert spooled(folder, pod.process.pid) == []
 
 
 Outcome = tuple[int, str]
@@ -106,6 +113,11 @@ def claiming(size: int) -> bytes:
     return GOOD[:40] + size.to_bytes(4, "little") + GOOD[44:]
 
 
+def long_list(size: int) -> bytes:
+    """A WAV file in which a list of tags before the samples claims to be of so many bytes."""
+    return GOOD[:36] + b"LIST" + size.to_bytes(4, "little") + b"INFO" + GOOD[36:]
+
+
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize(
     ("audio", "status", "message"),
@@ -118,8 +130,9 @@ def claiming(size: int) -> bytes:
         (GOOD[: len(GOOD) // 2], 422, "the file is cut off: its header declares"),
         (encoded(samples(FOX), "FLAC")[:30_000], 422, "the file is cut off or damaged: it should hold 2.9 s of audio"),
         (claiming(2_000_000_000), 422, "the file is cut off: its header declares 2000000000 bytes of samples"),
+        (long_list(2_000_000_000), 422, "the file is cut off: its header declares 2000000044 bytes"),
     ],
-    ids=["empty", "text", "html", "image", "playlist", "half a WAV", "half a FLAC", "2 GB by its header"],
+    ids=["empty", "text", "html", "image", "playlist", "half a WAV", "half a FLAC", "2 GB of samples", "2 GB of tags"],
 )
 def test_damaged_files(pod: Pod, route: Route, audio: bytes, status: int, message: str) -> None:
     found, told = route(pod, audio)
@@ -130,7 +143,7 @@ def test_damaged_files(pod: Pod, route: Route, audio: bytes, status: int, messag
 def test_recordings_that_are_too_long(pod: Pod, route: Route) -> None:
     status, message = route(pod, encoded(silence(MOST_SECONDS + 1), "FLAC"))
     assert status == 413
-    assert f"longer than {MOST_SECONDS} s, the limit here" in message
+    assert f"longer than {MOST_SECONDS} s, the limit here (MAX_AUDIO_SECONDS)" in message
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -139,6 +152,13 @@ def test_recordings_of_too_many_bytes(pod: Pod, route: Route) -> None:
     assert status == 413
     assert f"larger than {MOST_BYTES} bytes" in message
     assert "MAX_UPLOAD_BYTES" in message
+
+
+def test_in_v1s_json_the_smaller_of_two_limits_counts(pod: Pod) -> None:
+    status, message = by_v1(pod, bytes(MOST_BYTES + 1))  # 200 kB as base64
+    assert (status, "(MAX_UPLOAD_BYTES)" in message) == (413, True)
+    status, message = by_v1(pod, bytes(MOST_JSON * 3 // 4))  # as base64 all of the JSON, and its names are not in yet
+    assert (status, "(MAX_JSON_BYTES)" in message) == (413, True)
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000])
@@ -151,17 +171,54 @@ def test_samples_that_are_too_many(pod: Pod, rate: int) -> None:
     ):
         client.infer("whisper", [audio], parameters={"sample_rate": rate})
     assert caught.value.status() == "413"
-    assert "at most 4 s are accepted (MAX_AUDIO_SECONDS)" in caught.value.message()
+    assert f"longer than {MOST_SECONDS} s, the limit here (MAX_AUDIO_SECONDS): it has" in caught.value.message()
+
+
+def test_text_fields_that_are_too_many(pod: Pod) -> None:
+    data = {f"field{number}": "x" for number in range(MOST_FIELDS + 1)}
+    for path in ("/v1/audio/transcriptions", "/transcribe"):
+        answer = httpx.post(pod.url + path, files={"file": GOOD}, data=data, timeout=60, trust_env=False)
+        assert answer.status_code == 413
+        assert f"more than {MOST_FIELDS} fields besides its recording, the limit here (MAX_FORM_FIELDS)" in answer.text
 
 
 def test_the_limits_are_told(pod: Pod) -> None:
     limits = httpx.get(f"{pod.url}/v1/limits", trust_env=False).json()
     assert (limits["max_audio_seconds"], limits["max_upload_bytes"]) == (MOST_SECONDS, MOST_BYTES)
+    assert limits["max_form_fields"] == MOST_FIELDS
 
 
 def test_a_good_file_is_still_read(pod: Pod) -> None:
     answer = httpx.post(f"{pod.url}/v1/audio/transcriptions", files={"file": GOOD}, timeout=60, trust_env=False)
     assert words(answer.json()["text"]) == ["hello", "world"]
+
+
+# --- more recordings than there are decoders ---
+
+
+def test_recordings_that_would_wait_too_long_are_refused(service: Service, start_pod: StartPod) -> None:
+    flags = {"decode_workers": 1, "decode_queue": 1, "max_instances": 2, "hop_concurrency": 1}
+    host = service.predictor.url.removeprefix("http://")
+    pod = start_pod("transformers_pre.audio", "whisper", predictor_host=host, **flags).until_ready()
+    path = f"{pod.url}/v1/audio/transcriptions"
+    with ThreadPoolExecutor(1) as threads:
+        with httpx.stream(  # a recording that keeps the only decoder for minutes
+            "POST", path, files={"file": wav(speech(150)[0])}, data={"stream": "true"}, timeout=120, trust_env=False
+        ) as held:
+            lines = held.iter_lines()  # kept: a generator that is dropped closes the connection
+            next(lines)
+            waiting = threads.submit(httpx.post, path, files={"file": GOOD}, timeout=120, trust_env=False)
+            pod.until(lambda: pod.metric("sonotome_decode_queue_length") == 1, "one that waits")
+            for route in ROUTES:
+                if route is not by_openai:  # it wants an error of the client's
+                    status, message = route(pod, GOOD)
+                    assert status == 503
+                    assert "as many recordings wait as may: 1, the limit here (DECODE_QUEUE)" in message
+            refused = httpx.post(path, files={"file": GOOD}, timeout=60, trust_env=False)
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert refused.json()["error"]["code"] == "decoders_busy"
+        assert words(waiting.result().json()["text"]) == ["hello", "world"]
+    assert pod.metric("sonotome_decode_queue_length") == 0
 
 
 # --- links ---
@@ -212,7 +269,12 @@ def test_links_and_base64_in_one_request(pod: Pod, files: str) -> None:
         ("http://169.254.169.254/latest/meta-data/", 400, "the link's host does not exist, or is not public"),
         ("file:///etc/passwd", 400, "a link must start with http:// or https:// and name a host"),
         ("{files}/missing", 422, "the link's host answers with HTTP status 404"),
-        ("{files}/large.wav", 413, f"the recording behind the link is larger than {MOST_BYTES} bytes, the limit here"),
+        (
+            "{files}/large.wav",
+            413,
+            f"the recording is larger than {MOST_BYTES} bytes (0.143051 MiB), the limit here (MAX_",
+        ),
+        ("{files}/" + "a" * 9000, 413, "the link has more than 8192 characters, the limit here (URL_MAX_CHARACTERS)"),
         ("{files}/page", 415, "the file is no audio that is read here"),
     ],
 )

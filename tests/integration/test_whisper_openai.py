@@ -241,8 +241,8 @@ def test_values_that_are_not_supported_are_refused_by_name(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_language_that_the_model_does_not_know_is_refused(client: openai.OpenAI, stream: bool) -> None:
-    with pytest.raises(openai.BadRequestError, match="language 'xx' is not known to this model, it accepts: af, am"):
-        client.audio.transcriptions.create(file=clip(HELLO), model="w", language="xx", stream=stream)
+    with pytest.raises(openai.BadRequestError, match="language 'xh' is not known to this model, it accepts: af, am"):
+        client.audio.transcriptions.create(file=clip(HELLO), model="w", language="xh", stream=stream)
 
 
 # --- around it ---
@@ -252,8 +252,9 @@ def test_models(client: openai.OpenAI) -> None:
     (model,) = list(client.models.list())
     assert (model.id, model.object, model.owned_by) == ("whisper", "model", "sonotome")
     assert client.models.retrieve("whisper").id == "whisper"
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("whisper-2")
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 
 def test_all_of_it_under_kserves_prefix(service: Service) -> None:

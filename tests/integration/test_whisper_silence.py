@@ -125,6 +125,13 @@ def test_silence_in_every_protocol(alone: Pod) -> None:
     assert medium.json() == {"success": True, "text": "", "language": None, "segments_count": 0}
 
 
+def test_what_is_no_language_is_refused_without_speech_too(alone: Pod) -> None:
+    for language, status in (("xx", 400), ("xh", 200)):
+        data = {"language": language}
+        answer = httpx.post(f"{alone.url}/transcribe", files={"file": joined(silence(1))}, data=data, trust_env=False)
+        assert answer.status_code == status
+
+
 def test_an_hour_of_silence_in_flat_memory(alone: Pod, hour: Future[Hour]) -> None:
     found = hour.result(timeout=240)
     assert found.answer.status_code == 200

@@ -1,10 +1,10 @@
 """`python -m transformers_pre.audio --model_name NAME --predictor_host HOST`: the audio transformer's pod."""
 
 from serving.dialects import openai_body
-from serving.hop import PredictorClient
 from serving.server import serve
 from transformers_pre.audio.media import DecoderPool
 from transformers_pre.audio.model import SpeechTransformer
+from transformers_pre.audio.predictor import KnownPredictor
 from transformers_pre.audio.routes import limits, openai, whisper_service
 from transformers_pre.audio.settings import AudioSettings
 from transformers_pre.audio.transcribe import Transcriber
@@ -13,7 +13,7 @@ from transformers_pre.audio.transcribe import Transcriber
 def main() -> None:
     """Entry point."""
     settings = AudioSettings.from_command_line()
-    client = PredictorClient(
+    client = KnownPredictor(
         settings.predictor_host,
         settings.predictor_model_name or settings.model_name,
         use_ssl=settings.predictor_use_ssl,

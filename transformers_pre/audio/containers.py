@@ -1,13 +1,15 @@
 """What a media file's container tells before it is decoded, and how far it can be believed.
 
 FFmpeg plays what is there and clamps or guesses the rest; a transcript that silently lacks the second half of a recording
-is worse than a refusal. So files that were cut off are found here: by their declared size (WAV), by an unfinished last page
-(Ogg), or by a declared duration that decoding does not reach (the containers whose duration is a statement, no estimate).
+is worse than a refusal. So files that were cut off are found here: by their declared sizes (WAV, FLAC, MP4, ID3), by an
+unfinished last page (Ogg), or by a declared duration that decoding does not reach (the containers whose duration is a
+statement, no estimate).
 Raw streams (ADTS, AC-3, AMR, MP3 without a Xing frame) say nothing to hold them to. No decoding here.
 """
 
 import os
 import re
+from collections.abc import Iterator
 from typing import Final
 
 import av
@@ -27,10 +29,14 @@ ACCEPTED: Final = (
 """The same for people."""
 
 _STATED_DURATION = frozenset({"aiff", "ape", "au", "flac", "mov,mp4,m4a,3gp,3g2,mj2", "tak", "tta", "w64", "wv"})
-_RIFF_CHUNKS = 1000  # far more than any writer makes before the samples
+_MOST_PARTS = 1000  # chunks or boxes of a file that are looked at; far more than any writer makes before the samples
 _RIFF_SLACK_BYTES = 1024  # a pad byte or a miscounted tail is no lost speech
-_RIFF_STREAMED = 0xFFFF_FF00  # from here on: not known when the header was written (FFmpeg, OpenAI's speech)
-_SOX_STREAMED = range(0x7FFF_0000, 0x7FFF_F001)  # the same by SoX: 0x7ffff000 rounded down to whole frames (its wav.c)
+# Sizes of samples that say no more than that the writer streamed and could not come back to its header.
+_RIFF_STREAMED = (
+    range(1),
+    range(0x7FFF_0000, 0x8000_0001),  # SoX: 0x7ffff000 in whole frames; others: 0x7fffffff; arecord: 0x80000000
+    range(0xFFFF_FF00, 0x1_0000_0000),  # FFmpeg, OpenAI's speech
+)
 _OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # the longest page: header, segment table, segments (RFC 3533, 6)
 
 
@@ -69,8 +75,8 @@ class MediaFile:
         return self._position
 
     def at(self, position: int, size: int) -> bytes:
-        """At most `size` bytes from `position`."""
-        return os.pread(self._descriptor, size, position)
+        """At most `size` bytes from `position`, which may lie beyond the end."""
+        return b"" if position >= self.size else os.pread(self._descriptor, size, position)
 
 
 def stated_seconds(container: av.container.InputContainer, stream: av.stream.Stream, file: MediaFile) -> float | None:
@@ -106,37 +112,89 @@ def check_reached(stated: float | None, reached: float) -> None:
         )
 
 
-def _cut_off(held: int, declared: int) -> RefusedError:
+def check_whole(file: MediaFile) -> None:
+    """Raises RefusedError when a file that FFmpeg cannot open is of a known kind, and its header goes beyond its end."""
+    head = file.at(0, 12)
+    if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
+        ends = [start + size for name, start, size in _riff_chunks(file) if name != b"data"]
+    elif head[4:8] == b"ftyp":
+        ends = list(_mp4_box_ends(file))
+    elif head[:4] == b"fLaC":
+        ends = list(_flac_block_ends(file))
+    else:
+        ends = [_id3_bytes(file)]
+    if (declared := max(ends, default=0)) > file.size:
+        raise _cut_off(file.size, f"{declared} bytes")
+
+
+def _cut_off(held: int, declared: str) -> RefusedError:
     return RefusedError(
         422,
         "truncated_audio",
-        f"the file is cut off: its header declares {declared} bytes of samples, {held} are there; send the whole file",
+        f"the file is cut off: its header declares {declared}, {held} are there; send the whole file",
     )
+
+
+def _riff_chunks(file: MediaFile) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and declared size of the chunks of a RIFF file, as far as there are any."""
+    position = 12
+    for _ in range(_MOST_PARTS):
+        head = file.at(position, 8)
+        if len(head) < 8:
+            return
+        size = int.from_bytes(head[4:], "little")
+        yield head[:4], position + 8, size
+        position += 8 + size + size % 2
 
 
 def _check_riff_data(file: MediaFile) -> bool:
     """Whether a WAV's header gives the size of its samples; raises RefusedError when they are not all there."""
-    long_size = None
-    position = 12
-    for _ in range(_RIFF_CHUNKS):
-        head = file.at(position, 8)
-        if len(head) < 8:
-            return False
-        size = int.from_bytes(head[4:], "little")
-        position += 8
-        if head[:4] == b"ds64":  # RF64 (EBU Tech 3306): the 64-bit sizes, that of the samples is the second
-            long_size = int.from_bytes(file.at(position + 8, 8), "little")
-        if head[:4] == b"data":
-            if size == 0xFFFF_FFFF and long_size is not None:
-                size = long_size
-            elif size == 0 or size >= _RIFF_STREAMED or size in _SOX_STREAMED:
+    long_size = 0
+    for name, start, size in _riff_chunks(file):
+        if (
+            name == b"ds64"
+        ):  # RF64 (EBU Tech 3306): the 64-bit sizes, that of the samples is the second; -1 where streamed
+            long_size = int.from_bytes(file.at(start + 8, 8), "little", signed=True)
+        if name == b"data":
+            declared = long_size if size == 0xFFFF_FFFF and long_size > 0 else size
+            if declared == size and any(size in sizes for sizes in _RIFF_STREAMED):
                 return False
-            held = max(0, file.size - position)
-            if held < size - _RIFF_SLACK_BYTES or (not held and size):
-                raise _cut_off(held, size)
+            held = max(0, file.size - start)
+            if held < declared - _RIFF_SLACK_BYTES or not held:
+                raise _cut_off(held, f"{declared} bytes of samples")
             return True
-        position += size + size % 2
     return False
+
+
+def _mp4_box_ends(file: MediaFile) -> Iterator[int]:
+    """Where each of an MP4's outermost boxes ends, by its declared size (ISO/IEC 14496-12, 4.2)."""
+    position = 0
+    for _ in range(_MOST_PARTS):
+        head = file.at(position, 16)
+        size = int.from_bytes(head[:4], "big")
+        if size == 1:
+            size = int.from_bytes(head[8:], "big")
+        if size < 8:  # the file's end, or a box that goes up to it
+            return
+        position += size
+        yield position
+
+
+def _flac_block_ends(file: MediaFile) -> Iterator[int]:
+    """Where each of a FLAC's metadata blocks ends, by its declared size (RFC 9639, 8.1)."""
+    position, last = 4, False
+    while not last and len(head := file.at(position, 4)) == 4:
+        last = bool(head[0] & 0x80)
+        position += 4 + int.from_bytes(head[1:], "big")
+        yield position
+
+
+def _id3_bytes(file: MediaFile) -> int:
+    """The size of the tag that an MP3 begins with; 0 without one. It has seven bits a byte (ID3v2.4, 3.1)."""
+    head = file.at(0, 10)
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
+    return 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
 
 
 def _check_last_ogg_page(file: MediaFile) -> None:
@@ -162,10 +220,6 @@ def _matroska_seconds(tag: str) -> float | None:
 
 def _counts_frames(file: MediaFile) -> bool:
     """Whether an MP3's first frame is a Xing or Info frame with the number of frames."""
-    head = file.at(0, 10)
-    start = 0
-    if head[:3] == b"ID3" and len(head) == 10:  # its size has seven bits a byte (ID3v2.4, 3.1)
-        start = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-    frame = file.at(start, 256)
+    frame = file.at(_id3_bytes(file), 256)
     found = re.search(b"(?:Xing|Info)...(.)", frame, re.DOTALL)
     return found is not None and bool(found[1][0] & 1)

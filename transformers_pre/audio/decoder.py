@@ -115,16 +115,7 @@ def _decode(job: Job, file: MediaFile, send: Callable[[Kind, bytes], None]) -> E
         stated = containers.stated_seconds(container, stream, file)
         if stated is not None and 0 < job["max_seconds"] < stated - 1.0:
             raise _too_long(job["max_seconds"], f"{stated:.1f} s by its header")
-        send(
-            Kind.INFO,
-            json.dumps(
-                Info(
-                    channels=stream.codec_context.channels,
-                    sample_rate=stream.codec_context.sample_rate,
-                    duration=_duration(container, stream),
-                )
-            ).encode(),
-        )
+        send(Kind.INFO, json.dumps(Info(channels=stream.codec_context.channels)).encode())
         blocks = _Blocks(job, lambda block: send(Kind.BLOCK, block.astype("<f4", copy=False).tobytes()))
         frames = _Frames(container, stream)
         timeline = _Timeline(container)
@@ -152,6 +143,7 @@ def _open(file: MediaFile) -> av.container.InputContainer:
         )
     except av.error.FFmpegError as error:
         _raise_if_memory(error)
+        containers.check_whole(file)
         raise RefusedError(
             415,
             "unsupported_audio",
@@ -184,7 +176,9 @@ def _audio_stream(container: av.container.InputContainer) -> av.AudioStream:
 def _check_channels(count: int, job: Job) -> None:
     if count > job["max_channels"]:
         raise RefusedError(
-            413, "too_many_channels", f"the audio has {count} channels, the limit here is {job['max_channels']}"
+            413,
+            "too_many_channels",
+            f"the audio has {count} channels, at most {job['max_channels']} are accepted (MAX_CHANNELS)",
         )
     if job["channel"] is not None and not 0 <= job["channel"] < count:
         raise RefusedError(
@@ -193,14 +187,11 @@ def _check_channels(count: int, job: Job) -> None:
 
 
 def _too_long(limit: float, length: str) -> RefusedError:
-    return RefusedError(413, "audio_too_long", f"the audio is longer than {limit:g} s, the limit here: it has {length}")
-
-
-def _duration(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
-    """What the container says or FFmpeg guesses; for information only."""
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    return container.duration / av.time_base if container.duration else None
+    return RefusedError(
+        413,
+        "audio_too_long",
+        f"the audio is longer than {limit:g} s, the limit here (MAX_AUDIO_SECONDS): it has {length}",
+    )
 
 
 def _raise_if_memory(error: av.error.FFmpegError) -> None:
@@ -254,7 +245,8 @@ class _Frames:
             raise RefusedError(
                 422,
                 "corrupt_audio",
-                f"the audio is damaged: {self.corrupt} of its first {self.packets} packets cannot be decoded",
+                f"the audio is damaged: {self.corrupt} of its first {self.packets} packets cannot be decoded, at most "
+                f"{CORRUPT_PACKETS} and one in a hundred are left out",
             )
 
 

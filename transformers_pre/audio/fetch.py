@@ -7,32 +7,22 @@ TLS still checks the host's name. Proxies and credentials play no part. What the
 """
 
 import asyncio
-import contextlib
-import os
 import socket
 import ssl
-import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from pathlib import Path
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, BinaryIO, Self
 
 import certifi
 import httpcore
 import httpx
 
 from serving.errors import DeadlineExceeded, InvalidInput, TooLarge, Unprocessable
-from transformers_pre.audio.upload import Upload
-
-MAX_REDIRECTS: Final = 5
-"""Hops from the client's link to the recording."""
-MAX_URL_CHARACTERS: Final = 8192
-"""Longest link; signed ones to object stores take about 2000."""
+from transformers_pre.audio.spool import Spool, too_large
 
 _CONNECT_SECONDS = 5.0  # for one address; the next is tried after it
-_WRITE_BYTES = 1 << 20  # so much is gathered before one write to disk
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 _GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that is assigned (RFC 4291, IANA)
@@ -76,43 +66,50 @@ class AllowList:
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """What fetching one link may take, and where it may lead."""
+    """What fetching one link may take, and where it may lead. A refusal names the setting that holds the value."""
 
-    max_bytes: int = 25 << 20
+    max_upload_bytes: int
     """Largest recording."""
-    timeout_seconds: float = 60.0
+    timeout_seconds: float
     """Time for everything: names, redirects, the download."""
-    allow: AllowList = field(default_factory=AllowList)
+    max_redirects: int
+    """Most hops from the client's link to the recording."""
+    max_characters: int
+    """Longest link, and longest target of a redirect."""
+    allow: AllowList
     """Exceptions from the rule that addresses be public."""
 
 
-async def fetch(url: str, limits: FetchLimits) -> Upload:
-    """Downloads a recording. The caller closes it; when this raises, or is cancelled, nothing is left on disk.
+async def fetch(url: str, limits: FetchLimits) -> BinaryIO:
+    """Downloads a recording. The caller closes it; when this raises, or is cancelled, nothing of it is left.
 
     Raises:
-        InvalidInput: no http(s) link, one with credentials, or one whose host is unknown or not public.
-        TooLarge: over `max_bytes`, by its Content-Length or counted.
+        InvalidInput: no http(s) link, one with credentials, one whose host is unknown or not public, or an empty recording.
+        TooLarge: a recording over the limit, by its Content-Length or counted, or a link over its own.
         Unprocessable: the host does not answer, or with something else than the recording.
         DeadlineExceeded: over `timeout_seconds`.
     """
-    try:
-        async with asyncio.timeout(limits.timeout_seconds):
-            return await _fetch(_checked(url), limits)
-    except TimeoutError:
-        raise DeadlineExceeded(
-            f"fetching the link takes longer than {limits.timeout_seconds:g} s, the limit here", code="url_timeout"
-        ) from None
-    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError):
-        raise Unprocessable(
-            "the link's host does not answer, or stops before the end of the recording", code="url_unreachable"
-        ) from None
+    with Spool(limits.max_upload_bytes) as recording:
+        try:
+            async with asyncio.timeout(limits.timeout_seconds):
+                await _download(_checked(url, limits), limits, recording)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"fetching the link takes longer than {limits.timeout_seconds:g} s, the limit here (URL_TIMEOUT_SECONDS)",
+                code="url_timeout",
+            ) from None
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError):
+            raise Unprocessable(
+                "the link's host does not answer, or stops before the end of the recording", code="url_unreachable"
+            ) from None
+        return await recording.finish()
 
 
-async def _fetch(url: httpx.URL, limits: FetchLimits) -> Upload:
+async def _download(url: httpx.URL, limits: FetchLimits, recording: Spool) -> None:
     async with httpcore.AsyncConnectionPool(
         ssl_context=_tls(), network_backend=_GuardedNetwork(limits.allow)
     ) as connections:
-        for _ in range(MAX_REDIRECTS + 1):
+        for _ in range(limits.max_redirects + 1):
             async with connections.stream(
                 "GET",
                 httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
@@ -121,16 +118,25 @@ async def _fetch(url: httpx.URL, limits: FetchLimits) -> Upload:
                 headers = {name.lower(): value for name, value in response.headers}
                 if response.status not in _REDIRECTS or b"location" not in headers:
                     _check(response.status, headers, limits)
-                    return await _download(response, limits)
-                url = _checked(headers[b"location"].decode("latin-1"), url)
-    raise Unprocessable(f"the link redirects more than {MAX_REDIRECTS} times", code="url_redirects")
+                    async for chunk in response.aiter_stream():
+                        recording.add(chunk)
+                        await recording.drain()
+                    return
+                url = _checked(headers[b"location"].decode("latin-1"), limits, url)
+    raise Unprocessable(
+        f"the link redirects more than {limits.max_redirects} times, the limit here (URL_MAX_REDIRECTS)",
+        code="url_redirects",
+    )
 
 
-def _checked(text: str, base: httpx.URL | None = None) -> httpx.URL:
-    """A link, or where a redirect of `base` points. Raises InvalidInput."""
+def _checked(text: str, limits: FetchLimits, base: httpx.URL | None = None) -> httpx.URL:
+    """A link, or where a redirect of `base` points. Raises InvalidInput or TooLarge."""
+    if len(text) > limits.max_characters:
+        raise TooLarge(
+            f"the link has more than {limits.max_characters} characters, the limit here (URL_MAX_CHARACTERS)",
+            code="url_too_long",
+        )
     try:
-        if len(text) > MAX_URL_CHARACTERS:
-            raise ValueError("too long")
         url = httpx.URL(text) if base is None else base.join(text)
         host, port = url.host, url.port  # both are decoded when they are read
     except (httpx.InvalidURL, ValueError):
@@ -148,43 +154,8 @@ def _check(status: int, headers: dict[bytes, bytes], limits: FetchLimits) -> Non
     if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise Unprocessable("the link's host compresses its answer although it was asked not to", code="url_encoding")
     length = headers.get(b"content-length", b"")
-    if length.isdigit() and int(length) > limits.max_bytes:
-        raise _too_large(limits)
-
-
-async def _download(response: httpcore.Response, limits: FetchLimits) -> Upload:
-    handle, name = tempfile.mkstemp(prefix="upload-")
-    path = Path(name)
-    with contextlib.ExitStack() as on_failure:
-        on_failure.callback(path.unlink)
-        with os.fdopen(handle, "wb") as spool:
-            size = await _copy(response, spool, limits)
-        if not size:
-            raise Unprocessable("the link leads to an empty file", code="empty_file")
-        on_failure.pop_all()
-    return Upload(path, size)
-
-
-async def _copy(response: httpcore.Response, spool: BinaryIO, limits: FetchLimits) -> int:
-    """Writes the answer's body to disk, in threads: disks may be slow. Gives its size."""
-    size = 0
-    unwritten = bytearray()
-    async for chunk in response.aiter_stream():
-        size += len(chunk)
-        if size > limits.max_bytes:
-            raise _too_large(limits)
-        unwritten += chunk
-        if len(unwritten) >= _WRITE_BYTES:
-            await asyncio.to_thread(spool.write, unwritten)
-            unwritten = bytearray()
-    await asyncio.to_thread(spool.write, unwritten)
-    return size
-
-
-def _too_large(limits: FetchLimits) -> TooLarge:
-    return TooLarge(
-        f"the recording behind the link is larger than {limits.max_bytes} bytes, the limit here", code="file_too_large"
-    )
+    if length.isdigit() and int(length) > limits.max_upload_bytes:
+        raise too_large(limits.max_upload_bytes)
 
 
 class _GuardedNetwork(httpcore.AsyncNetworkBackend):

@@ -1,22 +1,22 @@
 """What a client may ask of a transcription: the fields' names, what each accepts, and how they go together.
 
 `SpeechForm` has what every route takes, `OpenAIForm` adds OpenAI's fields, `ProtocolForm` is for V1 and V2 parameters. Fields
-that a form does not have are ignored; a value that is not accepted is refused by the field's name. The recording itself is
+that a form does not have are ignored; a value that is not accepted is refused by the field's name. How a form arrives is
 `transformers_pre.audio.upload`.
 """
 
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, BinaryIO, ClassVar, Literal, Self
 
 import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
-from serving.contracts.asr import MAX_TEXT, Task
+from serving.contracts.asr import MAX_BEAM_SIZE, MAX_BEST_OF, MAX_TEXT, Task
 from serving.errors import InvalidInput
 from transformers_pre.audio import languages, upload
 from transformers_pre.audio.transcribe import TranscriptionRequest, Waveform
-from transformers_pre.audio.upload import Fields, Upload
+from transformers_pre.audio.upload import Fields, FormLimits
 
 ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt"]
 Granularity = Literal["segment", "word"]
@@ -42,9 +42,9 @@ class SpeechForm(BaseModel):
     """Words to favour, separated by spaces or commas."""
     temperature: float | None = Field(None, ge=0.0, le=1.0)
     """Sampling temperature; 0, as when left out, rises by itself where the decoding fails."""
-    beam_size: int | None = Field(None, ge=1, le=20)
+    beam_size: int | None = Field(None, ge=1, le=MAX_BEAM_SIZE)
     """Beams of the search at temperature 0."""
-    best_of: int | None = Field(None, ge=1, le=20)
+    best_of: int | None = Field(None, ge=1, le=MAX_BEST_OF)
     """Candidates drawn at a temperature above 0."""
     per_window_language: bool = False
     """Whether the language is detected anew in each window of the recording."""
@@ -52,13 +52,13 @@ class SpeechForm(BaseModel):
     """Whether the channels are mixed into one, or each is transcribed by itself."""
 
     @classmethod
-    async def receive(cls, request: Request, max_upload_bytes: int) -> tuple[Self, Upload]:
-        """Reads a request's form. The caller closes the upload; when this raises, nothing is left.
+    async def receive(cls, request: Request, limits: FormLimits) -> tuple[Self, BinaryIO]:
+        """Reads a request's form. The caller closes the recording; when this raises, nothing of it is left.
 
         Raises:
             InvalidInput, TooLarge, ClientDisconnect: as `upload.receive` and `parse` say.
         """
-        fields, recording = await upload.receive(request, max_upload_bytes)
+        fields, recording = await upload.receive(request, limits)
         try:
             return cls.parse(fields), recording
         except BaseException:
@@ -94,7 +94,7 @@ class SpeechForm(BaseModel):
         except pydantic.ValidationError as error:
             raise _refusal(error, sent_as) from None
 
-    def request(self, source: Upload | Waveform, task: Task) -> TranscriptionRequest:
+    def request(self, source: BinaryIO | Waveform, task: Task) -> TranscriptionRequest:
         """What the transcriber is asked to do with `source`."""
         return TranscriptionRequest(
             source=source,
@@ -180,7 +180,7 @@ class OpenAIForm(SpeechForm):
         """Whether the answer shows times of words."""
         return "word" in self.timestamp_granularities
 
-    def request(self, source: Upload | Waveform, task: Task) -> TranscriptionRequest:
+    def request(self, source: BinaryIO | Waveform, task: Task) -> TranscriptionRequest:
         """What the transcriber is asked to do with `source`."""
         words = ", ".join([*filter(None, [self.hotwords]), *self.keywords])
         return replace(super().request(source, task), hotwords=words or None)

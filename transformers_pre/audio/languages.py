@@ -1,6 +1,7 @@
 """Languages as clients write them and as answers name them: ISO-639 codes and lower-case English names.
 
-It does not say what a model can do: which codes are recognised is the predictor's knowledge, and its refusal.
+What is no language is refused here, whether or not anybody speaks in the recording. What a model can do it does not say: which
+languages are recognised is the predictor's knowledge, and its refusal of a window with speech.
 """
 
 import re
@@ -110,6 +111,17 @@ NAMES = {
 """Code to English name, the spelling of OpenAI's API. Codes are ISO-639-1 but for `haw`, `yue` (ISO-639-3) and `jw`, which
 is how Whisper writes Javanese."""
 
+OTHER_CODES = frozenset(
+    {
+        "aa", "ab", "ae", "ak", "an", "av", "ay", "bi", "bm", "ce", "ch", "co", "cr", "cu", "cv", "dv", "dz", "ee",
+        "eo", "ff", "fj", "fy", "ga", "gd", "gn", "gv", "ho", "hz", "ia", "ie", "ig", "ii", "ik", "io", "iu", "jv",
+        "kg", "ki", "kj", "kl", "kr", "ks", "ku", "kv", "kw", "ky", "lg", "li", "lu", "mh", "na", "nb", "nd", "ng",
+        "nr", "nv", "ny", "oj", "om", "or", "os", "pi", "qu", "rm", "rn", "rw", "sc", "se", "sg", "sm", "ss", "st",
+        "ti", "tn", "to", "ts", "tw", "ty", "ug", "ve", "vo", "wa", "wo", "xh", "za", "zu",
+    }
+)  # fmt: skip
+"""The codes of ISO-639-1 that are not in `NAMES`: languages that another model may know."""
+
 _CODES = {name: code for code, name in NAMES.items()}
 _CODE = re.compile(r"([a-z]{2,3})(?:[-_][a-z0-9]{1,8})*")  # a BCP-47 tag: its first subtag is the ISO-639 code
 
@@ -129,7 +141,7 @@ def code(text: str) -> str | None:
     if wanted in _CODES:
         return _CODES[wanted]
     tag = _CODE.fullmatch(wanted)
-    if tag is None:
+    if tag is None or (tag[1] not in NAMES and tag[1] not in OTHER_CODES):
         raise ValueError("send an ISO-639-1 code such as 'en', an English name such as 'english', or 'auto'")
     return tag[1]
 

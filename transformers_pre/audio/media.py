@@ -1,7 +1,8 @@
 """Recordings in any container and codec, decoded by a pool of worker processes into a stream of 16 kHz mono blocks.
 
 The pool knows processes, limits and back-pressure; what is in a file only its workers find out
-(`transformers_pre.audio.decoder`), and what a file does to one never reaches this process. Not here: uploads, links, speech.
+(`transformers_pre.audio.decoder`), and what a file does to one never reaches this process. Not here: where files come from,
+speech.
 """
 
 import asyncio
@@ -11,24 +12,23 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from serving.errors import BY_STATUS, InvalidInput, ServingError, Unprocessable
-from transformers_pre.audio.wire import HEADER, MAX_PAYLOAD_BYTES, SAMPLE_RATE, Job, Kind
+from serving import telemetry
+from serving.errors import BY_STATUS, Overloaded, ServingError, Unprocessable
+from transformers_pre.audio.wire import HEADER, MAX_PAYLOAD_BYTES, SAMPLE_RATE, End, Info, Job, Kind, Refusal
 
 __all__ = ["SAMPLE_RATE", "DecodedAudio", "DecoderPool", "MediaLimits"]
 
 logger = logging.getLogger(__name__)
 
 Samples = npt.NDArray[np.float32]
-Source = Path | bytes | bytearray | memoryview
-"""A recording: a file on disk, or its bytes. Bytes are copied once, to memory that only descriptors refer to."""
 
 _ROOT = Path(__file__).parents[2]  # where `-m` finds the worker's module
 _START_SECONDS = 60.0  # a worker starts in 0.3 s; this is for a node that is busy with everything else
@@ -39,17 +39,19 @@ _WORKER_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MAL
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """What decoding may take. A file that wants more is refused with the limit's value in the message."""
+    """What decoding may take. A refusal names the setting that holds the value."""
 
-    workers: int = 2
+    workers: int
     """Processes that decode; as many files at a time, the others wait."""
-    decoder_memory_bytes: int = 512 << 20
+    queue: int
+    """Most files that wait."""
+    memory_bytes: int
     """Memory that one file may take in its worker, on top of what an idle one has (50 MB resident)."""
-    decode_timeout_seconds: float = 120.0
+    timeout_seconds: float
     """Time that one file's decoding may be waited for; the time that its reader takes does not count."""
-    max_audio_seconds: float = 0.0
+    max_audio_seconds: float
     """Longest audio; 0 for no limit."""
-    max_channels: int = 32
+    max_channels: int
     """Most channels of a file."""
 
 
@@ -62,17 +64,11 @@ class DecodedAudio:
 
     channels: int
     """Channels of the file, before mixing."""
-    sample_rate: int
-    """Sample rate of the file in Hz, before resampling."""
-    duration: float | None
-    """Seconds by the file's header or an estimate, None if unknown; the number of samples is the truth."""
-    corrupt_packets: int = 0
-    """Damaged packets that were left out, known at the end."""
 
     def __init__(self, worker: "_Worker", limits: MediaLimits):
         self._worker = worker
         self._limits = limits
-        self._left = limits.decode_timeout_seconds
+        self._left = limits.timeout_seconds
         self.ended = False
         """Whether the worker is done with the file, and free for the next."""
 
@@ -85,15 +81,17 @@ class DecodedAudio:
         kind, payload = await self._receive()
         if kind == Kind.BLOCK:
             return np.frombuffer(payload, "<f4")
-        self.corrupt_packets = json.loads(payload)["corrupt_packets"]
         self.ended = True
+        end: End = json.loads(payload)
+        if end["corrupt_packets"]:
+            logger.warning("damaged packets of a recording were left out", extra=end)
         raise StopAsyncIteration
 
     async def read_info(self) -> None:
         """Waits until the worker has opened the file. Raises ServingError when it cannot."""
         _, payload = await self._receive()
-        info = json.loads(payload)
-        self.channels, self.sample_rate, self.duration = info["channels"], info["sample_rate"], info["duration"]
+        info: Info = json.loads(payload)
+        self.channels = info["channels"]
 
     async def _receive(self) -> tuple[bytes, bytes]:
         clock = asyncio.get_running_loop().time
@@ -103,14 +101,15 @@ class DecodedAudio:
                 kind, payload = await self._worker.receive()
         except TimeoutError:
             raise Unprocessable(
-                f"the audio takes longer to decode than {self._limits.decode_timeout_seconds:g} s, the limit here",
+                f"the audio takes longer to decode than {self._limits.timeout_seconds:g} s, the limit here "
+                "(DECODE_TIMEOUT_SECONDS)",
                 code="decode_timeout",
             ) from None
         except (EOFError, OSError) as error:
             logger.warning("a decoder process ended in the middle of a file: %r", error)
             raise Unprocessable(
                 "the audio cannot be decoded: its decoder stopped, because the file is damaged or takes more than "
-                f"{self._limits.decoder_memory_bytes} bytes of memory, the limit here",
+                f"{self._limits.memory_bytes} bytes of memory, the limit here (DECODE_MEMORY_BYTES)",
                 code="decoder_died",
             ) from None
         self._left -= clock() - started
@@ -118,11 +117,11 @@ class DecodedAudio:
             raise self._refusal(json.loads(payload))
         return kind, payload
 
-    def _refusal(self, refusal: dict[str, Any]) -> ServingError:
+    def _refusal(self, refusal: Refusal) -> ServingError:
         self.ended = not refusal["fatal"]
         message = refusal["message"]
         if refusal["code"] == "decoder_memory":
-            message += f": more than {self._limits.decoder_memory_bytes} bytes, the limit here"
+            message += f": more than {self._limits.memory_bytes} bytes, the limit here (DECODE_MEMORY_BYTES)"
         return BY_STATUS[refusal["status"]](message, code=refusal["code"])
 
 
@@ -138,6 +137,7 @@ class DecoderPool:
         self._free: asyncio.LifoQueue[_Worker | None] = asyncio.LifoQueue()
         self._workers: set[_Worker] = set()
         self._replacements: set[asyncio.Task[None]] = set()
+        self._waiting = 0
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -163,32 +163,26 @@ class DecoderPool:
         await asyncio.gather(*(self._end(worker) for worker in list(self._workers)))
 
     @contextlib.asynccontextmanager
-    async def open(
-        self, source: Source, *, channel: int | None = None, max_seconds: float | None = None
-    ) -> AsyncGenerator[DecodedAudio, None]:
+    async def open(self, file: BinaryIO, *, channel: int | None = None) -> AsyncGenerator[DecodedAudio, None]:
         """Decodes a recording, as far and as fast as it is read. Waits while all workers are busy.
 
         Leaving the context ends the decoding, wherever it is; the next file gets a healthy worker.
 
         Args:
-            source: the file; its name plays no part.
+            file: the recording, a file of the system that is not empty; its name and its position play no part.
             channel: the channel to take alone, counted from 0; None mixes all to their mean.
-            max_seconds: the longest audio, 0 for no limit, instead of the pool's own limit.
 
         Raises:
-            InvalidInput: an empty file, or a channel that it does not have.
+            Overloaded: too many files wait already.
+            InvalidInput: a channel that the file does not have.
             TooLarge: longer than the limit by its own header, or too many channels.
             UnsupportedMedia: no audio or video file, or of a kind that is not read.
             Unprocessable: no audio in it, damaged, cut off, or over the worker's limits.
         """
-        job = Job(
-            channel=channel,
-            max_seconds=self._limits.max_audio_seconds if max_seconds is None else max_seconds,
-            max_channels=self._limits.max_channels,
-        )
-        with _opened(source) as descriptor:
-            worker = await self._hire(job, descriptor)
-        audio = DecodedAudio(worker, self._limits)
+        limits = self._limits
+        job = Job(channel=channel, max_seconds=limits.max_audio_seconds, max_channels=limits.max_channels)
+        worker = await self._hire(job, file.fileno())
+        audio = DecodedAudio(worker, limits)
         try:
             await audio.read_info()
             yield audio
@@ -197,7 +191,7 @@ class DecoderPool:
 
     async def _hire(self, job: Job, descriptor: int) -> "_Worker":
         """A worker that has begun the job."""
-        worker = await self._free.get()
+        worker = await self._wait_for_place()
         try:
             if worker is None or not worker.begin(job, descriptor):
                 if worker is not None:  # it died while it was free
@@ -209,6 +203,20 @@ class DecoderPool:
             self._free.put_nowait(None)
             raise
         return worker
+
+    async def _wait_for_place(self) -> "_Worker | None":
+        """A free place out of `_free`. Raises Overloaded."""
+        if self._free.empty() and self._waiting >= self._limits.queue:
+            raise Overloaded(
+                f"all decoders are busy, and as many recordings wait as may: {self._waiting}, the limit here (DECODE_QUEUE)",
+                code="decoders_busy",
+            )
+        self._waiting += 1
+        try:
+            with telemetry.DECODE_QUEUE_LENGTH.track_inprogress():
+                return await self._free.get()
+        finally:
+            self._waiting -= 1
 
     def _release(self, worker: "_Worker", *, reusable: bool) -> None:
         if reusable:
@@ -230,7 +238,7 @@ class DecoderPool:
             self._free.put_nowait(new)
 
     async def _spawn(self) -> "_Worker":
-        worker = await _Worker.start(self._limits.decoder_memory_bytes)
+        worker = await _Worker.start(self._limits.memory_bytes)
         self._workers.add(worker)
         return worker
 
@@ -313,24 +321,3 @@ class _Worker:
         await self._process.wait()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
-
-
-@contextlib.contextmanager
-def _opened(source: Source) -> Generator[int, None, None]:
-    """A descriptor to hand to a worker. Raises InvalidInput for an empty file."""
-    descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC) if isinstance(source, Path) else _in_memory(source)
-    try:
-        if not os.fstat(descriptor).st_size:
-            raise InvalidInput("the file is empty", code="empty_file")
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _in_memory(data: bytes | bytearray | memoryview) -> int:
-    """A file that is gone with its last descriptor."""
-    with os.fdopen(os.memfd_create("recording"), "wb", buffering=0) as file:
-        left = memoryview(data).cast("B")
-        while left.nbytes:
-            left = left[file.write(left) :]
-        return os.dup(file.fileno())

@@ -49,7 +49,6 @@ class Transcript(BaseModel):
 
     text: str
     language: str | None = None
-    language_probability: float | None = None
     duration: float
     task: Task = "transcribe"
     segments: list[TranscriptSegment]
@@ -70,7 +69,7 @@ class TranscriptBuilder:
         self._ended = 0.0
         self._held: tuple[Window, list[Segment]] | None = None
         self._shown: Window | None = None  # the window of the last segment that is final
-        self._languages: list[tuple[bool, str, float | None]] = []
+        self._languages: list[tuple[bool, str]] = []
 
     def add(self, window: Window, result: AsrResult | None) -> list[TranscriptSegment]:
         """The segments that are now final.
@@ -81,7 +80,7 @@ class TranscriptBuilder:
         """
         segments = [] if result is None else self._placed(window, result)
         if result is not None and result.language:
-            self._languages.append((not segments, result.language, result.language_probability))
+            self._languages.append((not segments, result.language))
         final: list[TranscriptSegment] = []
         if self._held is not None:
             left_window, left = self._held
@@ -101,11 +100,10 @@ class TranscriptBuilder:
         rest = self._finalise(*self._held) if self._held is not None else []
         self._held = None
         # A window with text knows its language better than one without.
-        _, language, probability = min(self._languages, key=lambda found: found[0], default=(True, None, None))
+        _, language = min(self._languages, key=lambda found: found[0], default=(True, None))
         transcript = Transcript(
             text=self._text.value,
             language=language,
-            language_probability=probability,
             duration=duration,
             task=self._task,
             segments=self._segments,

@@ -81,14 +81,13 @@ class Window:
     """One stretch of a recording, all positions in samples from its start.
 
     [start, end) is the core; [context_start, context_end) is what a recogniser gets. `speech` are the spans of speech in the
-    core, padded. `forced_start` and `forced_end` say that the window shares a forced cut with its neighbour.
+    core, padded. `forced_end` says that the cut to the next window is a forced one.
     """
 
     start: int
     end: int
     context_start: int
     context_end: int
-    forced_start: bool = False
     forced_end: bool = False
     speech: tuple[Span, ...] = ()
 
@@ -214,7 +213,6 @@ class Splitter:
         self._filled = 0
         self._context_start = 0  # of the window that is being collected; position of the buffer's first sample
         self._start = 0
-        self._forced_start = False
         self._probabilities: Probabilities = np.zeros(0, np.float32)  # from the chunk that holds `_start` on
 
     def push(self, samples: Samples, probabilities: Probabilities) -> list[tuple[Window, Samples]]:
@@ -267,7 +265,6 @@ class Splitter:
             end=cut.position,
             context_start=self._context_start,
             context_end=cut.position + context,
-            forced_start=self._forced_start,
             forced_end=cut.forced,
             speech=_speech_within(view, cut.position, self._limits),
         )
@@ -282,18 +279,4 @@ class Splitter:
         dropped = next_context_start - self._context_start
         self._buffer[: self._filled - dropped] = self._buffer[dropped : self._filled].copy()
         self._filled -= dropped
-        self._context_start, self._start, self._forced_start = next_context_start, cut.position, cut.forced
-
-
-def split(samples: Samples, probabilities: Probabilities, limits: SplitLimits) -> list[Window]:
-    """The windows of a whole recording.
-
-    Args:
-        samples: float32 [n].
-        probabilities: float32 [ceil(n / chunk_samples)], one a chunk.
-        limits: how to cut.
-    """
-    splitter = Splitter(limits)
-    whole = len(samples) // limits.chunk_samples
-    windows = splitter.push(samples, probabilities[:whole]) + splitter.finish(probabilities[whole:])
-    return [window for window, _ in windows]
+        self._context_start, self._start = next_context_start, cut.position

@@ -10,7 +10,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import BinaryIO, Literal, TypeVar
 
 import soxr
 
@@ -20,17 +20,19 @@ from serving.contracts.asr import AsrInput, AsrOptions, AsrResult, Samples, Task
 from serving.deadline import CURRENT, Deadline
 from serving.errors import TooLarge
 from serving.hop import PredictorClient
+from serving.threads import in_thread
 from transformers_pre.audio import merge
 from transformers_pre.audio.media import SAMPLE_RATE, DecoderPool
 from transformers_pre.audio.merge import Transcript, TranscriptBuilder, TranscriptSegment
 from transformers_pre.audio.settings import AudioSettings
 from transformers_pre.audio.split import Splitter, Window
-from transformers_pre.audio.upload import Upload
 from transformers_pre.audio.vad import VoiceActivity
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+SAMPLE_RATES = range(4_000, 192_001)
+"""What a client may send samples at, in Hz; files may have other rates, which their decoder knows."""
 _MOST_REDECODINGS = 4  # of one window; on ten minutes of conversation none needed a second one
 
 
@@ -44,9 +46,9 @@ class Waveform:
 
 @dataclass(frozen=True)
 class TranscriptionRequest:
-    """What a client asks for, whatever route it came by. The caller closes `source`."""
+    """What a client asks for, whatever route it came by. The caller closes `source`, a file of the system or samples."""
 
-    source: Upload | Waveform
+    source: BinaryIO | Waveform
     language: str | None = None
     task: Task = "transcribe"
     prompt: str | None = None
@@ -89,7 +91,7 @@ class Transcriber:
 
     async def transcribe(self, request: TranscriptionRequest, headers: Mapping[str, str]) -> Transcript:
         """The whole transcript. Raises ServingError, by the deadline at the latest."""
-        deadline = CURRENT.get() or Deadline(self._settings.request_timeout_seconds)
+        deadline = self._deadline()
         async with deadline.enforced():
             if request.channels == "split":
                 return await self._transcribe_channels(request, headers, deadline)
@@ -99,7 +101,7 @@ class Transcriber:
         self, request: TranscriptionRequest, headers: Mapping[str, str]
     ) -> AsyncGenerator[TranscriptSegment | Transcript, None]:
         """The segments as they become final, then the transcript that they make. Raises ServingError."""
-        deadline = CURRENT.get() or Deadline(self._settings.request_timeout_seconds)
+        deadline = self._deadline()
         async with contextlib.aclosing(self._stream_channel(request, headers, deadline, None, _Heard())) as updates:
             ended = False
             while not ended:
@@ -107,6 +109,10 @@ class Transcriber:
                     update = await anext(updates)
                 ended = isinstance(update, Transcript)
                 yield update
+
+    def _deadline(self) -> Deadline:
+        """The request's; a new one for a caller that is no request."""
+        return CURRENT.get() or Deadline(self._settings.request_timeout_seconds)
 
     async def _transcribe_channels(
         self, request: TranscriptionRequest, headers: Mapping[str, str], deadline: Deadline
@@ -122,14 +128,14 @@ class Transcriber:
 
     @contextlib.asynccontextmanager
     async def _open(
-        self, source: Upload | Waveform, channel: int | None, heard: "_Heard"
+        self, source: BinaryIO | Waveform, channel: int | None, heard: "_Heard"
     ) -> AsyncIterator[AsyncIterable[Samples]]:
-        if isinstance(source, Upload):
-            async with self._media.open(source.path, channel=channel) as audio:
-                heard.channels = audio.channels
-                yield audio
-        else:
+        if isinstance(source, Waveform):
             yield _blocks(source, self._settings.max_audio_seconds)
+            return
+        async with self._media.open(source, channel=channel) as audio:
+            heard.channels = audio.channels
+            yield audio
 
     async def _transcribe_channel(
         self,
@@ -182,7 +188,7 @@ class Transcriber:
         yield transcript
 
     async def _windows(
-        self, source: Upload | Waveform, channel: int | None, heard: "_Heard"
+        self, source: BinaryIO | Waveform, channel: int | None, heard: "_Heard"
     ) -> AsyncGenerator[tuple[Window, Samples], None]:
         """Windows with their samples (context included), each as soon as its end is known.
 
@@ -193,7 +199,7 @@ class Transcriber:
             async with self._open(source, channel, heard) as audio:
                 async for block in audio:
                     heard.seconds += len(block) / self._limits.sample_rate
-                    probabilities = await _in_thread(voice.push, block)
+                    probabilities = await in_thread(voice.push, block)
                     for item in splitter.push(block, probabilities):
                         yield self._count(item)
             for item in splitter.finish(voice.finish()):
@@ -237,7 +243,7 @@ async def _blocks(waveform: Waveform, max_seconds: float) -> AsyncIterator[Sampl
     samples, rate = waveform.samples, waveform.sample_rate
     if max_seconds and len(samples) > max_seconds * rate:
         raise TooLarge(
-            f"the audio has {len(samples) / rate:.1f} s, at most {max_seconds:g} s are accepted (MAX_AUDIO_SECONDS)",
+            f"the audio is longer than {max_seconds:g} s, the limit here (MAX_AUDIO_SECONDS): it has {len(samples) / rate:.1f} s",
             code="audio_too_long",
         )
     resampler = (
@@ -246,18 +252,6 @@ async def _blocks(waveform: Waveform, max_seconds: float) -> AsyncIterator[Sampl
     for start in range(0, len(samples), rate):
         block = samples[start : start + rate]
         yield block if resampler is None else resampler.resample_chunk(block, last=start + rate >= len(samples))
-
-
-async def _in_thread(call: Callable[[T], R], argument: T) -> R:
-    """`call` of some milliseconds, during which other requests go on. Ends with it, also when cancelled.
-
-    What `call` works with, a native model, goes to the next stream as soon as this one ends.
-    """
-    running = asyncio.create_task(asyncio.to_thread(call, argument))
-    try:
-        return await asyncio.shield(running)
-    finally:
-        await asyncio.wait({running})
 
 
 class _Heard:

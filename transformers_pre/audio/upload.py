@@ -1,111 +1,71 @@
-"""A recording on its way in: a multipart form is read as a stream and spooled to disk, every part under a limit.
+"""A multipart form on its way in: read as a stream, its text fields kept, its recording spooled, every part under a limit.
 
 It knows the envelope only. What the text fields mean is `transformers_pre.audio.forms`, what the file holds is the decoder's
 to find out: its name and media type are not read, because clients send neither reliably.
 """
 
-import asyncio
-import contextlib
-import os
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from serving.errors import InvalidInput, TooLarge
+from transformers_pre.audio.spool import Spool, too_large
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks  # exists for type checkers only
 
 FILE = "file"
 """The form field that carries the recording."""
-MAX_FIELDS = 64
-"""Text fields of one form; OpenAI's whole vocabulary is under 20."""
-MAX_FIELD_BYTES = 64 << 10
-"""Size of one text field; Whisper reads at most 224 tokens of a prompt, about 1 kB."""
-MAX_OVERHEAD_BYTES = 1 << 20
-"""Everything in a form but the recording's own bytes: text fields, part headers, boundaries."""
-
-_WRITE_BYTES = 1 << 20  # so much is gathered before one write to disk
 
 Fields = dict[str, list[str]]
 """A form's text fields: every value of a name, in the order they were sent."""
 
 
 @dataclass(frozen=True)
-class Upload:
-    """A recording on disk that lives until `close()`; `size` in bytes, at least 1."""
+class FormLimits:
+    """How large a form may be. A refusal names the setting that holds the value."""
 
-    path: Path
-    size: int
-
-    def close(self) -> None:
-        """Deletes the file. May be called more than once."""
-        self.path.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    max_upload_bytes: int
+    """Largest recording."""
+    max_fields: int
+    """Most text fields."""
+    max_field_bytes: int
+    """Largest text field."""
+    max_overhead_bytes: int
+    """Most of everything but the recording's own bytes: text fields, part headers, boundaries."""
 
 
-def spool(data: bytes, max_upload_bytes: int) -> Upload:
-    """A recording that is in memory already, as an upload. The caller closes it.
-
-    Raises:
-        InvalidInput: there are no bytes.
-        TooLarge: there are more than `max_upload_bytes`.
-    """
-    if not data:
-        raise _empty()
-    if len(data) > max_upload_bytes:
-        raise _too_large(max_upload_bytes)
-    handle, name = tempfile.mkstemp(prefix="upload-")
-    recording = Upload(Path(name), len(data))
-    with contextlib.ExitStack() as on_failure:
-        on_failure.callback(recording.close)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        on_failure.pop_all()
-    return recording
-
-
-async def receive(request: Request, max_upload_bytes: int) -> tuple[Fields, Upload]:
+async def receive(request: Request, limits: FormLimits) -> tuple[Fields, BinaryIO]:
     """Reads the whole body of a multipart request with exactly one recording, in the field `file`.
 
-    The caller closes the upload; when this raises, or is cancelled, nothing is left on disk.
+    The caller closes the recording; when this raises, or is cancelled, nothing of it is left.
 
     Raises:
         InvalidInput: not a multipart form, a malformed one, no recording, more than one, or an empty one.
-        TooLarge: the recording is over `max_upload_bytes`, or the rest of the form over this module's limits. A body
-            whose Content-Length cannot fit is refused before anything of it is kept.
+        TooLarge: over one of the limits. A body whose Content-Length cannot fit is refused before anything of it is kept.
         ClientDisconnect: the client went away before the body's end.
     """
     boundary = _boundary(request)
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > max_upload_bytes + MAX_OVERHEAD_BYTES:
-        raise _too_large(max_upload_bytes, param=FILE)
-    handle, name = tempfile.mkstemp(prefix="upload-")
-    path = Path(name)
-    with contextlib.ExitStack() as on_failure:
-        on_failure.callback(path.unlink)
-        form = _Form(max_upload_bytes)
-        with os.fdopen(handle, "wb") as file:
-            try:
-                await _read(request, MultipartParser(boundary, form.callbacks()), form, file)
-            except FormParserError:
-                raise InvalidInput("the body is not a well-formed multipart form", code="bad_form") from None
-        recording = Upload(path, form.complete())
-        on_failure.pop_all()
-    return form.fields, recording
+    if declared.isdecimal() and int(declared) > limits.max_upload_bytes + limits.max_overhead_bytes:
+        raise too_large(limits.max_upload_bytes, FILE)
+    with Spool(limits.max_upload_bytes, FILE) as recording:
+        form = _Form(limits, recording)
+        received = 0
+        try:
+            parser = MultipartParser(boundary, form.callbacks())
+            async for chunk in request.stream():
+                received += len(chunk)
+                parser.write(chunk)
+                form.check_overhead(received)
+                await recording.drain()
+        except FormParserError:
+            raise InvalidInput("the body is not a well-formed multipart form", code="bad_form") from None
+        form.check_complete()
+        return form.fields, await recording.finish()
 
 
 def _boundary(request: Request) -> bytes:
@@ -118,29 +78,13 @@ def _boundary(request: Request) -> bytes:
     return boundary
 
 
-async def _read(request: Request, parser: MultipartParser, form: "_Form", file: BinaryIO) -> None:
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        parser.write(chunk)
-        if received - form.size > MAX_OVERHEAD_BYTES:
-            raise TooLarge(
-                f"the form has more than {MAX_OVERHEAD_BYTES} bytes besides its recording", code="form_too_large"
-            )
-        if len(form.unwritten) >= _WRITE_BYTES:
-            await form.write_to(file)
-    await form.write_to(file)
-
-
 class _Form:
-    """What the parser's callbacks gather: text fields whole, the recording only until the next write to disk."""
+    """What the parser's callbacks gather: text fields here, the recording in its spool."""
 
-    def __init__(self, max_upload_bytes: int):
+    def __init__(self, limits: FormLimits, recording: Spool):
         self.fields: Fields = {}
-        self.size = 0
-        """Bytes of the recording so far."""
-        self.unwritten = bytearray()
-        self._limit = max_upload_bytes
+        self._limits = limits
+        self._recording = recording
         self._recordings = 0
         self._texts = 0
         self._ended = False
@@ -163,22 +107,23 @@ class _Form:
             "on_end": self._end,
         }
 
-    async def write_to(self, file: BinaryIO) -> None:
-        """Moves what has gathered to the file, in a thread: disks may be slow."""
-        await asyncio.to_thread(file.write, self.unwritten)
-        self.unwritten = bytearray()
+    def check_overhead(self, received: int) -> None:
+        """Raises TooLarge when of the `received` bytes too many are not the recording's."""
+        limit = self._limits.max_overhead_bytes
+        if received - self._recording.size > limit:
+            raise TooLarge(
+                f"the form has more than {limit} bytes besides its recording, the limit here (MAX_FORM_OVERHEAD_BYTES)",
+                code="form_too_large",
+            )
 
-    def complete(self) -> int:
-        """The recording's size, once the whole form was read. Raises InvalidInput when something is missing."""
+    def check_complete(self) -> None:
+        """Raises InvalidInput when the form, read to its end, lacks something."""
         if not self._ended:
             raise InvalidInput("the form stops before its closing boundary", code="bad_form")
         if not self._recordings:
             raise InvalidInput(
                 f"the form has no recording: send one in the field '{FILE}'", code="missing_file", param=FILE
             )
-        if not self.size:
-            raise _empty(param=FILE)
-        return self.size
 
     def _begin_part(self) -> None:
         self._disposition = b""
@@ -202,19 +147,22 @@ class _Form:
             raise InvalidInput(
                 f"one recording a request: the field '{FILE}' came twice", code="several_files", param=FILE
             )
-        if self._texts > MAX_FIELDS:
-            raise TooLarge(f"the form has more than {MAX_FIELDS} fields besides its recording", code="too_many_fields")
+        if self._texts > self._limits.max_fields:
+            raise TooLarge(
+                f"the form has more than {self._limits.max_fields} fields besides its recording, the limit here "
+                "(MAX_FORM_FIELDS)",
+                code="too_many_fields",
+            )
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         if self._name == FILE:
-            self.size += end - start
-            if self.size > self._limit:
-                raise _too_large(self._limit, param=FILE)
-            self.unwritten += data[start:end]
+            self._recording.add(memoryview(data)[start:end])
             return
-        if len(self._text) + end - start > MAX_FIELD_BYTES:
+        limit = self._limits.max_field_bytes
+        if len(self._text) + end - start > limit:
             raise TooLarge(
-                f"the field '{self._name}' has more than {MAX_FIELD_BYTES} bytes; a recording goes in the field '{FILE}'",
+                f"the field '{self._name}' has more than {limit} bytes, the limit here (MAX_FORM_FIELD_BYTES); a recording "
+                f"goes in the field '{FILE}'",
                 code="field_too_large",
                 param=self._name,
             )
@@ -233,15 +181,3 @@ def _utf8(text: bytes | bytearray, what: str) -> str:
         return text.decode()
     except UnicodeDecodeError:
         raise InvalidInput(f"{what} is not UTF-8", code="bad_form") from None
-
-
-def _empty(param: str | None = None) -> InvalidInput:
-    return InvalidInput("the recording is empty: it has 0 bytes", code="empty_file", param=param)
-
-
-def _too_large(limit: int, param: str | None = None) -> TooLarge:
-    return TooLarge(
-        f"the recording is larger than {limit} bytes ({limit / (1 << 20):g} MiB), the limit here (MAX_UPLOAD_BYTES)",
-        code="file_too_large",
-        param=param,
-    )

@@ -45,14 +45,13 @@ class Info(TypedDict):
     """What a file says of itself."""
 
     channels: int
-    sample_rate: int
-    duration: float | None
 
 
 class End(TypedDict):
     """How decoding went."""
 
     corrupt_packets: int
+    """Damaged packets that were left out."""
 
 
 class Refusal(TypedDict):

@@ -10,14 +10,15 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from predictors.whisper import weights
 from predictors.whisper.fallback import Decoding
-from predictors.whisper.hardware import choose_device
 from predictors.whisper.segments import Span, Vocabulary
 from predictors.whisper.settings import Dtype, WhisperSettings
 from predictors.whisper.windows import Abilities, Window
 from serving.contracts.asr import Samples, Task, Word
+from serving.hardware import choose_device
 
 if TYPE_CHECKING:
     import ctranslate2
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 FRAMES = 3000
 """Frames of 10 ms in a padded window."""
 FRAMES_PER_SECOND = 100
+ENCODED_AT_ONCE = 2
+"""Windows that the encoder gets at a time on CPU. Each takes heads x 1500 x 1500 float32 for its attention, 72 MB of
+Whisper-base and 144 MB of medium, in every worker; more windows at a time are no faster (README.md)."""
 PLACE_SECONDS = 1000
 """Distance of windows on the time line that words are aligned on; more than a window, and as if a pause was before it."""
 
@@ -101,7 +105,14 @@ class CTranslate2Backend:
         for row, window in zip(features, samples, strict=True):
             frames = extract(window)[:, :-1][:, :FRAMES]  # the last one only sees what the extractor appends
             row[:, : frames.shape[1]] = frames
-        return self._model.model.encode(ctranslate2.StorageView.from_array(features))
+        step = ENCODED_AT_ONCE if self.device == "cpu" else len(features)
+        parts = [
+            self._model.model.encode(ctranslate2.StorageView.from_array(features[start : start + step]))
+            for start in range(0, len(features), step)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return ctranslate2.StorageView.from_array(np.concatenate([_array(part) for part in parts]))
 
     def detect(self, encoded: "ctranslate2.StorageView") -> list[tuple[str, float]]:
         """The most probable language of each window."""
@@ -193,9 +204,15 @@ def _rows(encoded: "ctranslate2.StorageView", rows: Sequence[int]) -> "ctranslat
 
     if list(rows) == list(range(encoded.shape[0])):
         return encoded
+    return ctranslate2.StorageView.from_array(_array(encoded)[list(rows)])
+
+
+def _array(encoded: "ctranslate2.StorageView") -> npt.NDArray[np.float32]:
+    """An encoding on the host, in float32: NumPy has no bfloat16."""
+    import ctranslate2  # noqa: PLC0415
+
     host = encoded.to_device(ctranslate2.Device.cpu) if encoded.device != "cpu" else encoded
-    array = np.asarray(host.to(ctranslate2.DataType.float32))  # NumPy has no bfloat16
-    return ctranslate2.StorageView.from_array(array[list(rows)])
+    return np.asarray(host.to(ctranslate2.DataType.float32))
 
 
 def _on_time_line(place: int, spans: Sequence[Span]) -> list[dict[str, Any]]:

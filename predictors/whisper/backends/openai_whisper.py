@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from predictors.whisper import weights
 from predictors.whisper.checkpoint import pack_heads
 from predictors.whisper.fallback import Decoding
-from predictors.whisper.hardware import choose_device
 from predictors.whisper.segments import Span, Vocabulary
 from predictors.whisper.settings import WhisperSettings
 from predictors.whisper.windows import SAMPLES_PER_FRAME, Abilities, Window
 from serving.contracts.asr import Samples, Task, Word
+from serving.hardware import choose_device
 
 if TYPE_CHECKING:
     import torch

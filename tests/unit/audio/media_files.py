@@ -2,15 +2,35 @@
 
 import io
 import struct
+import tempfile
 from fractions import Fraction
+from typing import BinaryIO
 
 import av
 import numpy as np
 import numpy.typing as npt
 
+from transformers_pre.audio.media import DecoderPool
+
 Samples = npt.NDArray[np.float32]
 
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
+
+
+def stored(data: bytes) -> BinaryIO:
+    """A file of the system that holds `data`; the caller closes it."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller's
+    file.write(data)
+    file.flush()
+    return file
+
+
+async def decode(pool: DecoderPool, data: bytes, channel: int | None = None) -> Samples:
+    """All samples of a file that holds `data`."""
+    with stored(data) as file:
+        async with pool.open(file, channel=channel) as audio:
+            blocks = [block async for block in audio]
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
 def tones(rate: int, seconds: float, channels: int = 1) -> Samples:

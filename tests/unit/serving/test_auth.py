@@ -21,7 +21,7 @@ def opens(keys: Keys, authorization: str | None) -> bool:
 
 def test_without_keys_everything_is_open() -> None:
     assert opens(Keys(), None)
-    assert opens(Keys(" , "), "Bearer anything")
+    assert opens(Keys(), "Bearer anything")
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,12 @@ def test_an_empty_file_opens_to_nobody(tmp_path: Path) -> None:
     file.write_text("\n# none yet\n")
     assert not opens(Keys(file=file), None)
     assert not opens(Keys(file=file), "Bearer ")
+
+
+@pytest.mark.parametrize("keys", [",", " ", " , ,"])
+def test_a_setting_without_any_key_stops_the_start(keys: str) -> None:
+    with pytest.raises(ValueError, match="API_KEYS is set and holds no key"):
+        Keys(keys)
 
 
 def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:

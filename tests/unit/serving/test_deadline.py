@@ -37,7 +37,7 @@ async def test_the_header_or_else_the_setting_decides(
     assert answer.json() == {"seconds": seconds}
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "31", "nan", "soon"])
+@pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "soon"])
 async def test_a_bad_header_is_refused_before_the_body_is_read(serve_app: ServeApp, text: str) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", await serve_app(app(Drain())))
     writer.write(f"POST /read HTTP/1.1\r\nhost: x\r\n{HEADER}: {text}\r\ncontent-length: 9\r\n\r\n".encode())

@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving import errors, telemetry, v2
+from serving import errors, hop, telemetry, v2
 from serving.deadline import HEADER, Deadline
 from tests.hops import Scripted, client, infer, ok, predictor, refusal, refused, request
 from tests.pods import free_port
@@ -111,6 +111,17 @@ async def test_connections_are_kept_and_bounded(serve_app: ServeApp) -> None:
     assert (most, len(server.peers)) == (2, 2)
 
 
+async def test_a_connection_that_was_idle_too_long_is_not_used_again(
+    serve_app: ServeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hop, "IDLE_SECONDS", 0.0)
+    server = Scripted(ok())
+    async with client(await serve_app(server)) as made:
+        for _ in range(3):
+            await made.infer(request(), {}, Deadline(10))
+    assert len(server.peers) == 3
+
+
 # --- what it repeats ---
 
 
@@ -179,9 +190,22 @@ def test_without_a_header_the_pods_limit_is_the_deadline() -> None:
     assert 0 < Deadline(5).left() <= 5
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon", "", "601", "1e9"])
-def test_a_client_may_ask_for_less_and_for_nothing_else(text: str) -> None:
-    with pytest.raises(errors.InvalidInput, match=r"x-request-timeout-seconds must be .* at most 600"):
+def test_more_than_the_pods_limit_is_the_limit() -> None:
+    deadline = Deadline.of({HEADER: "899.999"}, 600)
+    assert deadline.seconds == 600
+    assert str(deadline.exceeded()) == "the request took longer than its 600 s (REQUEST_TIMEOUT_SECONDS)"
+
+
+async def test_a_transformer_may_be_more_patient_than_its_predictor(serve_app: ServeApp) -> None:
+    answer = await infer(await serve_app(predictor()), seconds=10_000.0)
+    assert v2.tensors(answer)["X"].tolist() == [6]  # 0 + 1 + 2 + 3
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon", ""])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(
+        errors.InvalidInput, match=r"x-request-timeout-seconds must be .* above 0; 600 .* count at most"
+    ):
         Deadline.of({HEADER: text}, 600)
 
 

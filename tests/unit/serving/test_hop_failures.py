@@ -1,9 +1,11 @@
 """The hop when the predictor refuses, fails, talks nonsense or dies: what a client is told, and what it never is."""
 
 import asyncio
+import contextlib
 import logging
+import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -15,6 +17,8 @@ from serving.deadline import Deadline
 from serving.errors import ServingError
 from tests.hops import OK, Scripted, client, ok, predictor, refusal, refused, request
 from tests.servers import ServeApp
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 # --- what it passes on ---
 
@@ -95,13 +99,21 @@ async def test_a_body_over_the_predictors_limit_is_413_though_it_was_not_read(se
 # --- when it breaks ---
 
 
+async def read(reader: asyncio.StreamReader) -> bytes:
+    """A whole request. Raises IncompleteReadError at the end of the connection."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    assert length is not None
+    return head + await reader.readexactly(int(length[1]))
+
+
 @asynccontextmanager
 async def broken_server(answer: bytes) -> AsyncIterator[tuple[int, list[bytes]]]:
-    """A TCP server that reads a request's head, sends `answer` and is gone, as after kill -9."""
+    """A TCP server that reads a whole request, sends `answer` and is gone, as after kill -9."""
     calls: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        calls.append(await reader.readuntil(b"\r\n\r\n"))
+        calls.append(await read(reader))
         writer.write(answer)
         await writer.drain()
         writer.transport.abort()
@@ -126,6 +138,61 @@ async def test_a_predictor_that_dies_at_work_is_503_and_not_asked_again(answer: 
         error = await refusal(port)
     assert type(error) is errors.PredictorUnavailable
     assert len(calls) == 1
+
+
+@asynccontextmanager
+async def serving(handle: Handler) -> AsyncIterator[int]:
+    """A TCP server; gives its port. At the end of the block every connection is closed."""
+    handlers: list[asyncio.Task[None]] = []
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def served() -> None:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                await handle(reader, writer)
+            writer.transport.abort()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+        handlers.append(asyncio.create_task(served()))
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+    await asyncio.gather(*handlers)
+
+
+LARGE = np.zeros(4 << 20, np.float32)  # 16 MiB, more than the sockets' buffers take
+
+
+async def test_a_kept_connection_that_closes_under_a_request_is_replaced() -> None:
+    whole: list[int] = []  # requests that came whole, by connection
+
+    async def close_under_the_second(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        whole.append(0)
+        await read(reader)
+        whole[-1] += 1
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(OK), OK))
+        await reader.readexactly(1)
+
+    async with serving(close_under_the_second) as port, client(port) as made:
+        await made.infer(request(), {}, Deadline(10))
+        answer = await made.infer(v2.request("m", {"X": LARGE}), {}, Deadline(10))
+    assert v2.tensors(answer)["RESULT"].tolist() == [7]
+    assert whole == [1, 1]
+
+
+async def test_what_breaks_again_before_it_is_out_is_given_up() -> None:
+    """The predictor may be dying of just this request."""
+    calls = 0
+
+    async def hang_up(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        calls += 1
+        await reader.readexactly(1)
+
+    async with serving(hang_up) as port, client(port) as made:
+        with pytest.raises(errors.PredictorUnavailable, match="the connection to the predictor broke"):
+            await made.infer(v2.request("m", {"X": LARGE}), {}, Deadline(10))
+    assert calls == 2
 
 
 @asynccontextmanager

@@ -3,18 +3,21 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, File, Request, UploadFile
+from fastapi import APIRouter, FastAPI, File, Request, UploadFile
 from fastapi.responses import StreamingResponse
+from fastapi.staticfiles import StaticFiles
 from prometheus_client import REGISTRY
 
 from serving import errors
 from serving.auth import Keys
 from serving.dialects import openai_body
-from serving.middleware import Drain, is_health, unless_disconnected
+from serving.middleware import Drain, HealthPaths
+from serving.routes import HEALTH
 from serving.server import wrap
 from tests.servers import ServeApp
 
@@ -24,7 +27,20 @@ DIALECTS = {
 }
 
 
-def pod(keys: str = "", drain: Drain | None = None, limit: int = 1000) -> FastAPI:
+def states() -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/{name}/state")
+    async def state(name: str) -> str:
+        return name
+
+    @routes.delete("/{name}/state")
+    async def forget(name: str) -> None: ...
+
+    return routes
+
+
+def pod(keys: str = "", drain: Drain | None = None, limit: int = 1000, probed: tuple[str, ...] = ()) -> FastAPI:
     app = FastAPI()
 
     @app.get("/health")
@@ -59,7 +75,10 @@ def pod(keys: str = "", drain: Drain | None = None, limit: int = 1000) -> FastAP
 
         return StreamingResponse(stream())
 
-    return wrap(app, DIALECTS, Keys(keys), drain or Drain(), limit)
+    app.put("/v1/audio/echo")(echo)
+    app.include_router(states(), prefix="/process")
+    app.mount("/files", StaticFiles(directory=Path(__file__).parent))
+    return wrap(app, DIALECTS, Keys(keys), drain or Drain(), limit, health=probed)
 
 
 def client(app: FastAPI) -> httpx.AsyncClient:
@@ -119,6 +138,24 @@ DRAINING = "this pod is shutting down, send the request again"
 async def test_errors_of_routes(method: str, path: str, status: int, body: dict[str, Any]) -> None:
     answer = await call(pod(), method, path)
     assert (answer.status_code, answer.json()) == (status, body)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/echo", {"POST"}),
+        ("GET", "/v1/audio/echo", {"POST", "PUT"}),  # two routes
+        ("POST", "/process/typed", {"GET"}),
+        ("POST", "/process/job/state", {"GET", "DELETE"}),  # of an included router
+        ("DELETE", "/files/test_middleware.py", {"GET", "HEAD"}),  # of a mounted app
+    ],
+)
+async def test_405_says_what_is_allowed_in_every_dialect(method: str, path: str, allowed: set[str]) -> None:
+    answer = await call(pod(), method, path)
+    assert answer.status_code == 405
+    assert set(answer.headers["allow"].split(", ")) == allowed
+    assert "Method Not Allowed" in answer.text
+    assert "allow" not in (await call(pod(), method, "/nowhere")).headers
 
 
 async def test_fields_that_fastapi_refuses_are_named() -> None:
@@ -237,8 +274,7 @@ async def test_a_refusal_after_the_body_keeps_the_connection(serve_app: ServeApp
         ("/", True),
         ("/health", True),
         ("/metrics", True),
-        ("/is_alive", True),
-        ("/v2/health/live", True),
+        ("/is_alive", False),
         ("/v2/health/ready", True),
         ("/v2/models/whisper/ready", True),
         ("/v2/models/whisper", False),
@@ -256,7 +292,30 @@ async def test_a_refusal_after_the_body_keeps_the_connection(serve_app: ServeApp
     ],
 )
 def test_which_paths_are_health(path: str, expected: bool) -> None:
-    assert is_health(path) is expected
+    assert (path in HealthPaths([*HEALTH, "/metrics"])) is expected
+
+
+async def test_a_pod_has_the_health_paths_that_it_names_and_no_others() -> None:
+    plain, named = pod(keys="k"), pod(keys="k", probed=("/process/{name}/state",))
+    for app, path, status in (
+        (plain, "/process/job/state", 401),
+        (named, "/process/job/state", 200),
+        (named, "/process/typed", 401),
+        (named, "/process/a/b/state", 401),
+    ):
+        assert (await call(app, "GET", path)).status_code == status, path
+
+
+async def test_while_it_drains_every_answer_ends_its_connection(serve_app: ServeApp) -> None:
+    """A client that kept the connection would meet the same pod again, or lose a request as it closes."""
+    drain = Drain()
+    port = await serve_app(pod(drain=drain))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+        assert "connection" not in (await http.post("/echo")).headers
+        drain.begin()
+        for method, path, status in (("POST", "/echo", 503), ("GET", "/health", 200)):
+            answer = await http.request(method, path)
+            assert (answer.status_code, answer.headers.get("connection")) == (status, "close")
 
 
 async def test_health_needs_no_key_and_answers_while_draining() -> None:
@@ -293,7 +352,7 @@ async def test_work_is_counted_out_however_it_ends(path: str) -> None:
 
 
 async def test_what_the_log_line_of_a_request_holds(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "serving.middleware"):
+    with caplog.at_level(logging.INFO, "serving.telemetry"):
         await call(pod(), "GET", "/fault/secret-name?file=secret.wav")
         await call(pod(), "GET", "/secret.wav")
         await call(pod(), "GET", "/health")
@@ -304,65 +363,3 @@ async def test_what_the_log_line_of_a_request_holds(caplog: pytest.LogCaptureFix
     ]
     assert all(vars(line)["seconds"] >= 0 for line in lines)
     assert not any("secret.wav" in str(vars(record)) for record in caplog.records)
-
-
-# --- clients that go away ---
-
-
-async def test_work_is_cancelled_when_its_client_goes() -> None:
-    gone, cancelled = asyncio.Event(), asyncio.Event()
-
-    async def receive() -> dict[str, Any]:
-        await gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def work() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cancelled.set()
-
-    task = asyncio.create_task(unless_disconnected(receive, work()))
-    await asyncio.sleep(0)
-    gone.set()
-    with pytest.raises(errors.InvalidInput, match="the client went away"):
-        await asyncio.wait_for(task, 5)
-    assert cancelled.is_set()
-
-
-async def test_work_that_ends_first_is_answered_and_leaves_no_task_behind() -> None:
-    async def receive() -> dict[str, Any]:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    async def work(fail: bool) -> int:
-        if fail:
-            raise errors.Unprocessable("no")
-        return 7
-
-    assert await unless_disconnected(receive, work(False)) == 7
-    with pytest.raises(errors.Unprocessable):
-        await unless_disconnected(receive, work(True))
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-
-
-async def test_cancelling_the_request_cancels_the_work() -> None:
-    cancelled = asyncio.Event()
-
-    async def receive() -> dict[str, Any]:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    async def work() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cancelled.set()
-
-    task = asyncio.create_task(unless_disconnected(receive, work()))
-    for _ in range(3):
-        await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert cancelled.is_set()

@@ -25,10 +25,12 @@ async def test_json_over_the_limit_is_413(serve_app: ServeApp, path: str) -> Non
 async def test_many_small_values_are_413(serve_app: ServeApp) -> None:
     port = await serve_app(predictor())
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-        body = b'{"instances": [' + b",".join([b"[]"] * 1000) + b"]}"
-        answer = await client.post("/v1/models/m:predict", content=body)
-        assert answer.status_code == 413
-        assert answer.json() == {"error": "more than 1000 values in the JSON (MAX_JSON_VALUES), send tensors as binary"}
+        lists = b'{"instances": [' + b",".join([b"[]"] * 1000) + b"]}"
+        names = b'{"instances": {' + b",".join(b'"%d":0' % i for i in range(600)) + b"}}"
+        for body in (lists, names):
+            answer = await client.post("/v1/models/m:predict", content=body)
+            refusal = "more than 1000 values and names in the JSON (MAX_JSON_VALUES), send tensors as binary"
+            assert (answer.status_code, answer.json()) == (413, {"error": refusal})
 
 
 async def test_binary_tensors_do_not_count(serve_app: ServeApp) -> None:

@@ -1,4 +1,7 @@
-"""What the server does to KServe's app: whose routes stay. How a pod runs is in `tests/integration`."""
+"""What the server does to KServe's app: whose routes stay, what uvicorn is told. How a pod runs is in `tests/integration`."""
+
+import tomllib
+from pathlib import Path
 
 import httpx
 import pytest
@@ -9,7 +12,9 @@ from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from kserve.protocol.rest.v1_endpoints import register_v1_endpoints
 from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 
-from serving.server import _drop_replaced
+from serving import VERSION, hop
+from serving.server import KEEP_ALIVE_SECONDS, _drop_replaced, configuration
+from serving.settings import PodSettings
 
 
 @pytest.mark.parametrize("included", [True, False], ids=["a router's route", "the app's own route"])
@@ -28,8 +33,24 @@ async def test_ours_replace_kserves_in_the_description_too(included: bool) -> No
     _drop_replaced(app)
     assert app.openapi()["paths"]["/v1/models"]["get"]["summary"] == "Ours"
     assert set(app.openapi()["paths"]) == {
-        "/v1/models", "/v1/models/{model_name}", "/v2", "/v2/health/live", "/v2/models", "/v2/models/{model_name}",
+        "/v1/models", "/v1/models/{model_name}", "/v2/health/live", "/v2/models", "/v2/models/{model_name}",
     }  # fmt: skip
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pod") as client:
         assert (await client.get("/v1/models")).json() == "ours"
         assert (await client.post("/v2/repository/models/m/unload")).status_code == 404
+
+
+def test_a_pod_keeps_connections_well_beyond_the_time_that_a_hop_uses_them_again() -> None:
+    """Or it would close one that a request is just being sent on, and that request were lost."""
+    assert configuration(FastAPI(), PodSettings()).timeout_keep_alive == KEEP_ALIVE_SECONDS
+    assert KEEP_ALIVE_SECONDS >= 2 * hop.IDLE_SECONDS
+
+
+def test_the_limit_of_websocket_messages_is_a_setting() -> None:
+    settings = PodSettings(max_websocket_message_bytes=1000)
+    assert configuration(FastAPI(), settings).ws_max_size == 1000
+
+
+def test_the_version_is_the_projects() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    assert project["version"] == VERSION

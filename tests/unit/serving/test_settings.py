@@ -4,9 +4,8 @@ import pytest
 from kserve.model_server import parser as kserve_parser
 
 from serving.settings import PodSettings, PredictorSettings, TransformerSettings
-from serving.testing import FakeSettings
 
-CLASSES = [PodSettings, PredictorSettings, TransformerSettings, FakeSettings]
+CLASSES = [PodSettings, PredictorSettings, TransformerSettings]
 
 
 def refusal(*argv: str, cls: type[PodSettings] = PredictorSettings) -> str:
@@ -46,12 +45,14 @@ BAD = {
     "ENABLE_GRPC": ["perhaps"],
     "MAX_BODY_BYTES": ["0", "-5", "1GB"],
     "GRPC_MAX_MESSAGE_BYTES": ["0", "2147483648"],
+    "MAX_WEBSOCKET_MESSAGE_BYTES": ["0", "16MB"],
     "GRACE_SECONDS": ["0", "-1", "soon"],
     "LOG_LEVEL": ["LOUD", "info"],
     "MAX_BATCH_SIZE": ["0"],
     "MAX_BATCH_WAIT_MS": ["-1"],
     "MAX_QUEUE": ["0"],
-    "REQUEST_TIMEOUT_SECONDS": ["0"],
+    "REQUEST_TIMEOUT_SECONDS": ["0", "inf", "nan"],
+    "PREDICTOR_HOST": ["http://predictor:80", "a b", "predictor:", "[::1"],
     "HOP_CONCURRENCY": ["0"],
     "HOP_CONNECTIONS": ["0"],
     "PREDICTOR_USE_SSL": ["2"],
@@ -69,6 +70,19 @@ def test_a_bad_value_is_one_line_with_its_name_and_value(
     assert by_flag == by_variable
     assert by_flag.startswith(f"{name}: ")
     assert by_flag.endswith(f"(got {value!r})")
+
+
+@pytest.mark.parametrize(
+    "host", ["predictor", "whisper-predictor.models.svc.cluster.local:8080", "10.0.0.1:80", "[::1]:80"]
+)
+def test_hosts_of_predictors(host: str) -> None:
+    assert TransformerSettings.from_command_line([f"--predictor_host={host}"]).predictor_host == host
+
+
+def test_settings_that_do_not_fit_together_are_named_and_keys_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEYS", "topsecret")
+    assert refusal("--http_port=9000", "--grpc_port=9000") == "HTTP_PORT and GRPC_PORT are both 9000"
+    assert "topsecret" not in repr(PodSettings.from_command_line([]))
 
 
 @pytest.mark.parametrize("flag", ["--workers=2", "--workers=0"])

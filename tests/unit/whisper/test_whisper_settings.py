@@ -3,8 +3,8 @@
 import pytest
 
 from predictors.whisper.fallback import Thresholds
-from predictors.whisper.hardware import usable_cores
 from predictors.whisper.settings import WhisperSettings
+from serving.hardware import usable_cores
 
 
 def refusal(*argv: str) -> str:

@@ -1,16 +1,19 @@
 """GET `/v1/limits`: what this pod accepts, so that a client need not find out by being refused."""
 
-from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
 
-from transformers_pre.audio.model import MAX_INSTANCES
+from fastapi import APIRouter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from serving.contracts.asr import MAX_BEAM_SIZE, MAX_BEST_OF, MAX_TEXT
 from transformers_pre.audio.settings import AudioSettings
+from transformers_pre.audio.transcribe import SAMPLE_RATES
 
 
 class Limits(BaseModel):
-    """The limits of the audio transformer."""
+    """The limits of the audio transformer: its settings of the same names, in lower case, then what is no setting."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True, from_attributes=True)
 
     max_body_bytes: int
     """Largest request body on any route."""
@@ -21,43 +24,53 @@ class Limits(BaseModel):
     grpc_max_message_bytes: int
     """Largest gRPC message."""
     max_upload_bytes: int
-    """Largest recording."""
-    max_audio_seconds: float | None
+    """Largest recording. In V1's JSON, where it is base64 and a third longer, `max_json_bytes` counts too."""
+    max_form_fields: int
+    """Most text fields of a form."""
+    max_form_field_bytes: int
+    """Largest text field of a form."""
+    max_form_overhead_bytes: int
+    """Most of a form besides its recording."""
+    max_instances: int
+    """Most recordings of one V1 or V2 request."""
+    max_audio_seconds: Annotated[float | None, BeforeValidator(lambda seconds: seconds or None)]
     """Longest recording; null for no limit."""
     max_channels: int
     """Most channels of a recording."""
-    max_instances: int
-    """Recordings of one V1 or V2 request."""
+    decode_workers: int
+    """Recordings that are decoded at a time."""
+    decode_queue: int
+    """Recordings that may wait for that."""
     decode_timeout_seconds: float
     """Time that decoding one recording may take."""
     decode_memory_bytes: int
     """Memory that decoding one recording may take."""
     url_timeout_seconds: float
     """Time that fetching a link may take."""
+    url_max_redirects: int
+    """Most redirects between a link and its recording."""
+    url_max_characters: int
+    """Longest link."""
     request_timeout_seconds: float
     """Time that a whole request may take."""
-    window_seconds: float
-    """Longest stretch that is decoded at a time."""
+    window_seconds: float = Field(validation_alias="whisper_segment_duration_sec")
+    """Longest stretch that is decoded at a time; WHISPER_SEGMENT_DURATION_SEC."""
+    max_text_characters: int = MAX_TEXT
+    """Longest `prompt`, and longest `hotwords`."""
+    max_beam_size: int = MAX_BEAM_SIZE
+    """Highest `beam_size`."""
+    max_best_of: int = MAX_BEST_OF
+    """Highest `best_of`."""
+    min_sample_rate: int = SAMPLE_RATES[0]
+    """Lowest `sample_rate` of samples that come as a tensor `AUDIO`."""
+    max_sample_rate: int = SAMPLE_RATES[-1]
+    """Highest `sample_rate` of samples that come as a tensor `AUDIO`."""
 
 
 def router(settings: AudioSettings) -> APIRouter:
     """The route."""
     routes = APIRouter(tags=["limits"])
-    answer = Limits(
-        max_body_bytes=settings.max_body_bytes,
-        max_json_bytes=settings.max_json_bytes,
-        max_json_values=settings.max_json_values,
-        grpc_max_message_bytes=settings.grpc_max_message_bytes,
-        max_upload_bytes=settings.max_upload_bytes,
-        max_audio_seconds=settings.max_audio_seconds or None,
-        max_channels=settings.max_channels,
-        max_instances=MAX_INSTANCES,
-        decode_timeout_seconds=settings.decode_timeout_seconds,
-        decode_memory_bytes=settings.decode_memory_bytes,
-        url_timeout_seconds=settings.url_timeout_seconds,
-        request_timeout_seconds=settings.request_timeout_seconds,
-        window_seconds=settings.whisper_segment_duration_sec,
-    )
+    answer = Limits.model_validate(settings)
 
     @routes.get("/v1/limits")
     async def limits() -> Limits:

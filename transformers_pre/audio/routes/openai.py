@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from serving.contracts.asr import Task
+from serving.dialects import Dialects, openai_body
 from serving.errors import NotFound, Overloaded
 from serving.middleware import unless_disconnected
 from transformers_pre.audio import formats
@@ -24,7 +25,9 @@ from transformers_pre.audio.settings import AudioSettings
 from transformers_pre.audio.transcribe import Transcriber
 
 PREFIXES = ("/v1/audio", "/openai/v1")
-"""Paths whose errors are in OpenAI's shape. `/v1/models` is not among them: V1 clients share it and read KServe's."""
+"""Paths whose errors are in OpenAI's shape. `/v1/models` is not among them: V1's `:predict` begins with it."""
+_ERRORS = Dialects()
+_ERRORS.register("/", openai_body)
 
 
 def router(transcriber: Transcriber, settings: AudioSettings, ready: Callable[[], bool]) -> APIRouter:
@@ -38,15 +41,17 @@ def router(transcriber: Transcriber, settings: AudioSettings, ready: Callable[[]
 
 def _audio_routes(transcriber: Transcriber, settings: AudioSettings) -> APIRouter:
     routes = APIRouter()
+    limits = settings.form_limits()
 
     async def answer(request: Request, task: Task) -> Response:
         headers = dict(request.headers)
         with contextlib.ExitStack() as resources:
-            form, recording = await OpenAIForm.receive(request, settings.max_upload_bytes)
+            form, recording = await OpenAIForm.receive(request, limits)
             resources.enter_context(recording)
             asked = form.request(recording, task)
             if form.stream:
-                return EventStream(transcriber.stream(asked, headers), resources.pop_all())
+                events = transcriber.stream(asked, headers)
+                return EventStream(events, resources.pop_all(), settings.stream_keep_alive_seconds)
             transcript = await unless_disconnected(request.receive, transcriber.transcribe(asked, headers))
         return _response(transcript, form)
 
@@ -62,7 +67,10 @@ def _audio_routes(transcriber: Transcriber, settings: AudioSettings) -> APIRoute
 
 
 def _model_routes(settings: AudioSettings, ready: Callable[[], bool]) -> APIRouter:
-    """Lists that serve both OpenAI's clients and KServe's V1, whose paths are the same."""
+    """Lists that serve both OpenAI's clients and KServe's V1, whose paths are the same.
+
+    Their own errors are in OpenAI's shape: its clients read them apart, KServe's show them as they are.
+    """
     routes = APIRouter()
     name = settings.model_name
     card = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "sonotome"}
@@ -72,14 +80,15 @@ def _model_routes(settings: AudioSettings, ready: Callable[[], bool]) -> APIRout
         return {"object": "list", "data": [card], "models": [name]}
 
     @routes.get("/v1/models/{model_id}", summary="The model and its readiness")
-    async def model(model_id: str) -> dict[str, Any]:
+    async def model(request: Request, model_id: str) -> Response:
         if model_id != name:
-            raise NotFound(
-                f"there is no such model here, the one served is {name!r}", code="model_not_found", param="model"
-            )
+            missing = f"there is no such model here, the one served is {name!r}"
+            return _ERRORS.response(request.url.path, NotFound(missing, code="model_not_found", param="model"))
         if not ready():
-            raise Overloaded(f"model {name!r} is not ready", code="model_not_ready")
-        return {**card, "name": name, "ready": True}
+            return _ERRORS.response(
+                request.url.path, Overloaded(f"model {name!r} is not ready", code="model_not_ready")
+            )
+        return _json({**card, "name": name, "ready": True})
 
     return routes
 

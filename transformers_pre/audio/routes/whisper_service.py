@@ -23,9 +23,10 @@ def error_body(error: ServingError) -> dict[str, Any]:
 def router(transcriber: Transcriber, settings: AudioSettings) -> APIRouter:
     """The routes, over a transcriber."""
     routes = APIRouter(tags=["Whisper service"])
+    limits = settings.form_limits()
 
     async def transcript(request: Request) -> Transcript:
-        form, recording = await SpeechForm.receive(request, settings.max_upload_bytes)
+        form, recording = await SpeechForm.receive(request, limits)
         with recording:
             work = transcriber.transcribe(form.request(recording, "transcribe"), dict(request.headers))
             return await unless_disconnected(request.receive, work)

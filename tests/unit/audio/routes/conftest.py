@@ -25,8 +25,8 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Loop
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("uploads")))
         patch.setenv("NO_PROXY", "127.0.0.1")
-        pod = LoopbackPod(f"http://127.0.0.1:{listener.getsockname()[1]}", transcriber)
         settings = AudioSettings(model_name="speech", max_upload_bytes=LIMIT)
+        pod = LoopbackPod(f"http://127.0.0.1:{listener.getsockname()[1]}", transcriber, settings)
         app = FastAPI()
         app.include_router(openai_routes.router(transcriber, settings, lambda: pod.ready))
         app.include_router(whisper_service.router(transcriber, settings))

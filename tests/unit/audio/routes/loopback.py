@@ -18,8 +18,10 @@ from pydantic import TypeAdapter
 
 from serving.contracts.asr import Word
 from serving.middleware import Drain
+from tests.unit.audio.spooling import content, named, spooled
 from transformers_pre.audio.merge import Transcript, TranscriptSegment
-from transformers_pre.audio.transcribe import TranscriptionRequest
+from transformers_pre.audio.settings import AudioSettings
+from transformers_pre.audio.transcribe import TranscriptionRequest, Waveform
 
 LIMIT = 1 << 20
 RECORDING = b"RIFF" + bytes(range(256)) * 40
@@ -69,7 +71,8 @@ class FakeTranscriber:
     ) -> AsyncIterator[TranscriptSegment | Transcript]:
         self.requests.append(request)
         self.headers = headers
-        self.heard = request.source.path.read_bytes()
+        assert not isinstance(request.source, Waveform)
+        self.heard = content(request.source)
         segments = [segment(number, text, words=request.words) for number, text in enumerate(self.texts)]
         try:
             for number, each in enumerate(segments):
@@ -86,18 +89,19 @@ class FakeTranscriber:
             self.closed.set()
 
     async def _event(self, number: int) -> None:
-        if self.error is not None and number == self.error_after:
-            raise self.error
         if number == self.pauses_after:
             self.paused.set()
             await self.resume.wait()
+        if self.error is not None and number == self.error_after:
+            raise self.error
 
 
 class LoopbackPod:
     """A server with the routes, and clients for it."""
 
-    def __init__(self, address: str, transcriber: FakeTranscriber):
+    def __init__(self, address: str, transcriber: FakeTranscriber, settings: AudioSettings):
         self.fake = transcriber
+        self.settings = settings
         self.ready = True
         self.http = httpx.AsyncClient(base_url=address, trust_env=False, timeout=60)
         self.openai = openai.AsyncOpenAI(api_key="key", base_url=f"{address}/v1", max_retries=0, timeout=60)
@@ -111,10 +115,15 @@ class LoopbackPod:
     async def transcribe(self, **fields: Any) -> Any:
         return await self.openai.audio.transcriptions.create(file=io.BytesIO(RECORDING), model="whisper-1", **fields)
 
-    async def leftovers(self) -> list[Path]:
+    def recordings(self) -> int:
+        """How many recordings are on disk; none has a name there."""
+        assert named(self.spool) == []
+        return len(spooled(self.spool))
+
+    async def leftovers(self) -> int:
         """Recordings on disk once nothing is in flight."""
         await self.drain.wait()
-        return list(self.spool.iterdir())
+        return self.recordings()
 
 
 def strictly(kind: Any, value: Any) -> Any:

@@ -39,7 +39,7 @@ async def test_what_is_not_supported_is_a_bad_request_that_names_the_field(
     assert caught.value.type == "invalid_request_error"
     assert caught.value.code == "unsupported_value" or param == "include[]"
     assert pod.fake.requests == []
-    assert await pod.leftovers() == []
+    assert await pod.leftovers() == 0
 
 
 @pytest.mark.parametrize("path", ["/v1/audio/transcriptions", "/v1/audio/translations"])
@@ -55,7 +55,7 @@ async def test_a_missing_recording(pod: LoopbackPod, path: str) -> None:
 async def test_several_recordings(pod: LoopbackPod) -> None:
     response = await pod.post(files=[("file", ("a.wav", RECORDING)), ("file", ("b.wav", RECORDING))])
     assert (response.status_code, response.json()["error"]["code"]) == (400, "several_files")
-    assert await pod.leftovers() == []
+    assert await pod.leftovers() == 0
 
 
 async def test_an_empty_recording(pod: LoopbackPod) -> None:
@@ -72,7 +72,7 @@ async def test_a_recording_over_the_limit(pod: LoopbackPod, megabytes: float) ->
     assert (caught.value.status_code, caught.value.param, caught.value.code) == (413, "file", "file_too_large")
     assert f"{LIMIT} bytes (1 MiB)" in caught.value.message
     assert pod.fake.requests == []
-    assert await pod.leftovers() == []
+    assert await pod.leftovers() == 0
 
 
 async def test_a_recording_of_unknown_length_over_the_limit(pod: LoopbackPod) -> None:
@@ -86,7 +86,7 @@ async def test_a_recording_of_unknown_length_over_the_limit(pod: LoopbackPod) ->
     headers = {"content-type": request.headers["content-type"]}
     response = await pod.http.post("/v1/audio/transcriptions", content=pieces(), headers=headers)
     assert (response.status_code, response.json()["error"]["code"]) == (413, "file_too_large")
-    assert await pod.leftovers() == []
+    assert await pod.leftovers() == 0
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ async def test_errors_are_openais(
     assert caught.value.response.headers["x-request-id"]
     if isinstance(error, ServingError):
         assert (caught.value.code, caught.value.param) == (error.code, error.param)
-    assert await pod.leftovers() == []
+    assert await pod.leftovers() == 0
 
 
 async def test_what_is_unexpected_stays_inside(pod: LoopbackPod) -> None:
@@ -118,7 +118,7 @@ async def test_what_is_unexpected_stays_inside(pod: LoopbackPod) -> None:
     with pytest.raises(openai.InternalServerError) as caught:
         await pod.transcribe()
     assert (caught.value.status_code, caught.value.body["message"]) == (500, InternalError.MESSAGE)
-    assert await pod.leftovers() == []
+    assert await pod.leftovers() == 0
 
 
 async def test_routes_of_other_modalities_are_not_found(pod: LoopbackPod) -> None:

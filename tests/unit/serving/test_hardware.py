@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from predictors.whisper.hardware import choose_device, usable_cores
+from serving.hardware import choose_device, usable_cores
 
 CORES = len(os.sched_getaffinity(0))
 

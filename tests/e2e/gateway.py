@@ -1,0 +1,77 @@
+"""A service as its clients see it: through the ingress gateway, told apart by the Host header."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+import openai
+import tritonclient.http as triton
+
+CALL_SECONDS = 120.0
+QUICK = {"language": "en", "beam_size": "1"}
+"""Options that make a call cheap, for tests that send hundreds."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one call."""
+
+    status: int
+    """HTTP status; 0 without an answer."""
+    seconds: float
+    request_id: str = ""
+    body: str = ""
+    """What came back; without an answer, the kind of failure."""
+    retry_after: str | None = None
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """One InferenceService behind the gateway."""
+
+    url: str
+    host: str
+    model: str
+
+    def http(self) -> httpx.Client:
+        """A plain client of the service."""
+        return httpx.Client(base_url=self.url, headers={"Host": self.host}, timeout=CALL_SECONDS, trust_env=False)
+
+    def openai(self) -> openai.OpenAI:
+        """OpenAI's client, without its retries, so that it hides nothing."""
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1",
+            api_key="none",
+            default_headers={"Host": self.host},
+            max_retries=0,
+            timeout=CALL_SECONDS,
+        )
+
+    @contextmanager
+    def triton(self) -> Iterator[triton.InferenceServerClient]:
+        """Triton's client. Its calls want `headers=gateway.headers`."""
+        address = self.url.removeprefix("http://")
+        with triton.InferenceServerClient(address, network_timeout=CALL_SECONDS) as client:
+            yield client
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """For clients that take headers with each call."""
+        return {"Host": self.host}
+
+    def transcribe(self, client: httpx.Client, audio: bytes) -> Outcome:
+        """One quick call of OpenAI's route, by a client that other threads do not use."""
+        begun = time.monotonic()
+        try:
+            answer = client.post("/v1/audio/transcriptions", files={"file": audio}, data={"model": self.model, **QUICK})
+        except httpx.HTTPError as error:
+            return Outcome(0, time.monotonic() - begun, body=type(error).__name__)
+        return Outcome(
+            answer.status_code,
+            time.monotonic() - begun,
+            answer.headers.get("x-request-id", ""),
+            answer.text,
+            answer.headers.get("retry-after"),
+        )

@@ -1,0 +1,93 @@
+"""New predictor revisions: to a part of the calls, to all, and back, without one call that fails; and one that never starts."""
+
+import time
+
+import pytest
+
+from tests.bench.report import Section
+from tests.e2e import kubectl
+from tests.e2e.binomial import bounds
+from tests.e2e.conftest import MODEL, Deployed
+from tests.e2e.gateway import Outcome
+from tests.e2e.load import Load, many
+from tests.e2e.service import InferenceService
+from tests.e2e.waiting import until
+
+PERCENT = f"models.{MODEL}.canary.trafficPercent"
+SETTING = f"models.{MODEL}.predictor.env.MAX_BATCH_WAIT_MS"
+"""A setting, each value of which makes a new revision of the same image. A fraction: Helm takes it as the string that it is."""
+CALLS, CLIENTS = 300, 4
+SOME = 20
+
+
+def revisions(service: InferenceService, outcomes: list[Outcome]) -> list[str]:
+    """The predictor revision that answered each call, as its log says. Fails for a call that failed, or that none or two did."""
+    assert {each.status for each in outcomes} == {200}
+    by_request = service.answered_by()
+    assert all(len(by_request[each.request_id]) == 1 for each in outcomes)
+    return [next(iter(by_request[each.request_id])) for each in outcomes]
+
+
+@pytest.mark.timeout(600)
+def test_a_part_then_all_then_back(deployed: Deployed, hello: bytes, figures: Section) -> None:
+    release, service, gateway = deployed.release, deployed.service, deployed.gateway
+    old = service.newest("predictor")
+    with Load(gateway, hello) as load:
+        load.until_answered(1, 60)
+
+        begun = time.monotonic()
+        release.upgrade(f"{SETTING}=5.5", f"{PERCENT}=20")
+        new = service.until_newer("predictor", old)
+        service.until_split("predictor", {old: 80, new: 20})
+        figures.row("helm upgrade → a new revision has 20 %", f"{time.monotonic() - begun:.1f} s")
+        outcomes, seconds = many(gateway, hello, CALLS, CLIENTS)
+        hits = revisions(service, outcomes).count(new)
+        low, high = bounds(CALLS, 0.2)
+        figures.row(
+            f"of {CALLS} calls at 20 % (bounds {low} to {high}, 99.9 %)",
+            f"{hits} by the new revision; {seconds:.0f} s, {CLIENTS} clients",
+        )
+        assert low <= hits <= high
+
+        begun = time.monotonic()
+        release.upgrade(f"{PERCENT}=100")
+        service.until_split("predictor", {new: 100})
+        figures.row("promotion to 100 %", f"{time.monotonic() - begun:.1f} s")
+        assert set(revisions(service, many(gateway, hello, SOME, CLIENTS)[0])) == {new}
+
+        begun = time.monotonic()
+        release.upgrade(f"{PERCENT}=0")
+        service.until_split("predictor", {old: 100})
+        figures.row("roll back to 0 %", f"{time.monotonic() - begun:.1f} s")
+        assert set(revisions(service, many(gateway, hello, SOME, CLIENTS)[0])) == {old}
+    figures.row("calls during all of it, failed", f"{len(load.outcomes) + CALLS + 2 * SOME}, {len(load.failed)}")
+    assert not load.failed
+
+
+@pytest.mark.timeout(420)
+def test_a_revision_that_never_starts_gets_no_calls(deployed: Deployed, hello: bytes, figures: Section) -> None:
+    release, service, gateway = deployed.release, deployed.service, deployed.gateway
+    before = service.newest("predictor")
+    release.upgrade(f"{SETTING}=5.4", f"{PERCENT}=null")
+    good = service.until_newer("predictor", before)
+    service.until_split("predictor", {good: 100})
+    with Load(gateway, hello) as load:
+        load.until_answered(1, 60)
+        begun = time.monotonic()
+        release.upgrade(f"models.{MODEL}.predictor.image.tag=no-such-tag", f"{PERCENT}=10")
+        bad = service.until_newer("predictor", good)
+
+        def failed() -> bool:
+            return kubectl.condition(service.revision(bad), "Ready").get("status") == "False"
+
+        until("the bad revision has failed", failed, 120)
+        figures.row("a revision without an image is told to have failed", f"after {time.monotonic() - begun:.1f} s")
+        assert set(revisions(service, many(gateway, hello, SOME, CLIENTS)[0])) == {good}
+        assert not kubectl.is_true(service.get(), "Ready")  # it does not go unnoticed
+
+        release.upgrade(f"models.{MODEL}.predictor.image.tag=", f"{SETTING}=5.3", f"{PERCENT}=null")
+        mended = service.until_newer("predictor", bad)
+        service.until_split("predictor", {mended: 100})
+        service.until_ready()
+        load.until_answered(1, 60)
+    assert not load.failed

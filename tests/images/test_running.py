@@ -1,0 +1,73 @@
+"""The images run as the chart's pods do, and hold all that an answer takes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.images import containers
+from tests.images.containers import IMAGES, Container, ContainerError
+from tests.integration.clips import HELLO, clip, words
+
+BACKENDS = {"whisper-ct2": "ctranslate2", "whisper": "openai_whisper"}
+predictors = pytest.mark.parametrize("image", [image for image in IMAGES if image in BACKENDS])
+
+
+def backend(image: str) -> list[str]:
+    """Options for the engine that the image holds."""
+    return ["--env", f"BACKEND={BACKENDS[image]}"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the weights of the image `demo-weights`."""
+    folder = tmp_path_factory.mktemp("weights") / "models"
+    containers.copy_weights("demo-weights", folder)
+    return folder
+
+
+@pytest.fixture
+def network() -> Iterator[str]:
+    """A network on which containers find each other by their names."""
+    name = f"sonotome-{uuid4().hex[:12]}"
+    containers.tool("network", "create", name)
+    yield name
+    containers.tool("network", "rm", name)
+
+
+def test_weights_are_a_model_that_anybody_may_read(weights):
+    files = {file.name: file.stat() for file in weights.iterdir()}
+    assert set(files) == {"config.json", "model.bin", "tokenizer.json", "vocabulary.txt"}
+    assert all(stat.st_mode & 0o004 for stat in files.values())
+
+
+def test_a_transformer_is_alive_without_a_predictor_and_ends_when_it_is_told_to():
+    with Container("audio", "--model_name=whisper") as pod:
+        assert pod.until("/v2/health/live").stop() == 0
+
+
+@predictors
+def test_a_predictor_without_weights_says_why(image):
+    with Container(image, "--model_id=/mnt/models", options=backend(image)) as pod:
+        with pytest.raises(ContainerError, match="MODEL_ID=/mnt/models does not exist"):
+            pod.until("/v2/models/model/ready")
+        assert pod.state()["ExitCode"] == 1
+
+
+@predictors
+def test_a_recording_through_both_pods(image, weights, network):
+    joined = ["--network", network, "--network-alias"]
+    mounted = [*joined, "predictor", "--volume", f"{weights}:/mnt/models:ro", *backend(image)]
+    flags = ["--model_name=whisper", "--http_port=8080"]
+    with (
+        Container(image, *flags, "--model_id=/mnt/models", options=mounted) as predictor,
+        Container("audio", *flags, "--predictor_host=predictor:8080", options=[*joined, "transformer"]) as transformer,
+    ):
+        predictor.until("/v2/health/live").until("/v2/models/whisper/ready", 240)
+        url = transformer.until("/v2/models/whisper/ready").url
+        answer = httpx.post(f"{url}/v1/audio/transcriptions", files={"file": clip(HELLO)}, timeout=120, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        assert words(answer.json()["text"]) == ["hello", "world"]
+        assert (transformer.stop(), predictor.stop()) == (0, 0)

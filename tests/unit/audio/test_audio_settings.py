@@ -1,0 +1,98 @@
+"""The audio transformer's settings: what fits together, where limits come from, and what a client is told of them."""
+
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from serving.contracts.asr import AsrOptions
+from serving.errors import InvalidInput
+from transformers_pre.audio.forms import ProtocolForm
+from transformers_pre.audio.routes import limits
+from transformers_pre.audio.settings import AudioSettings
+from transformers_pre.audio.split import SplitLimits
+
+
+def test_a_request_with_most_recordings_finds_places_for_them() -> None:
+    assert AudioSettings(max_instances=10, decode_workers=2, decode_queue=8).max_instances == 10
+    with pytest.raises(ValidationError, match="MAX_INSTANCES is 11, DECODE_WORKERS and DECODE_QUEUE together take 10"):
+        AudioSettings(max_instances=11, decode_workers=2, decode_queue=8)
+
+
+def refusal(*flags: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        AudioSettings.from_command_line(flags)
+    return str(stopped.value)
+
+
+def test_a_recording_that_is_accepted_fits_into_a_body() -> None:
+    fits = AudioSettings(max_upload_bytes=900, max_form_overhead_bytes=100, max_body_bytes=1000)
+    assert fits.max_upload_bytes == 900
+    assert refusal("--max_upload_bytes=901", "--max_form_overhead_bytes=100", "--max_body_bytes=1000") == (
+        "MAX_UPLOAD_BYTES is 901 and MAX_FORM_OVERHEAD_BYTES is 100, such a form does not fit into MAX_BODY_BYTES, "
+        "which is 1000"
+    )
+
+
+def test_the_largest_recording_fits_into_v1s_json_by_default() -> None:
+    settings = AudioSettings()
+    assert settings.max_upload_bytes * 4 / 3 + 1000 < settings.max_json_bytes
+
+
+FRACTIONS = [name for name, field in AudioSettings.model_fields.items() if field.annotation is float]
+
+
+@pytest.mark.parametrize("value", ["inf", "nan"])
+@pytest.mark.parametrize("name", FRACTIONS)
+def test_no_setting_is_infinite(name: str, value: str) -> None:
+    assert refusal(f"--{name}={value}") == f"{name.upper()}: Input should be a finite number (got {value!r})"
+
+
+def test_windows_are_cut_as_the_splitter_would_by_itself() -> None:
+    assert AudioSettings().split_limits() == SplitLimits()
+
+
+NO_SETTINGS = ("max_text_characters", "max_beam_size", "max_best_of", "min_sample_rate", "max_sample_rate")
+
+
+async def told(settings: AudioSettings) -> dict[str, float | None]:
+    app = FastAPI()
+    app.include_router(limits.router(settings))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pod") as client:
+        found: dict[str, float | None] = (await client.get("/v1/limits")).json()
+    return found
+
+
+async def test_limits_are_told_under_the_names_of_their_settings() -> None:
+    settings = AudioSettings(max_form_fields=7, url_max_redirects=2, decode_queue=99, whisper_segment_duration_sec=20)
+    found = await told(settings)
+    assert found.pop("window_seconds") == 20
+    for name in NO_SETTINGS:
+        del found[name]
+    assert found == {name: getattr(settings, name) for name in found}
+    assert {"max_form_fields", "url_max_redirects", "decode_queue", "max_instances", "max_upload_bytes"} <= set(found)
+
+
+async def test_every_setting_that_is_a_limit_of_the_audio_transformer_is_told() -> None:
+    own = [name for name in AudioSettings.model_fields if name in AudioSettings.__annotations__]
+    limiting = {name for name in own if name.startswith(("max_", "decode_", "url_"))} - {"url_allow"}
+    assert limiting <= set(await told(AudioSettings()))
+
+
+async def test_the_limits_of_fields_that_are_told_are_those_that_hold() -> None:
+    found = await told(AudioSettings())
+    text, beams, candidates = (int(found[name] or 0) for name in NO_SETTINGS[:3])
+    at_most: dict[str, Any] = {"prompt": "x" * text, "hotwords": "x" * text, "beam_size": beams, "best_of": candidates}
+    form = ProtocolForm.from_values(at_most)
+    assert {name: getattr(form, name) for name in at_most} == at_most
+    assert AsrOptions(**at_most).beam_size == beams
+    for name, value in at_most.items():
+        with pytest.raises(InvalidInput, match=name):
+            ProtocolForm.from_values({name: value + ("x" if isinstance(value, str) else 1)})
+    assert (found["min_sample_rate"], found["max_sample_rate"]) == (4_000, 192_000)
+
+
+async def test_no_limit_is_null() -> None:
+    assert (await told(AudioSettings(max_audio_seconds=0)))["max_audio_seconds"] is None
