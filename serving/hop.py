@@ -17,7 +17,7 @@ import orjson
 from kserve import InferRequest, InferResponse
 from opentelemetry.trace import SpanKind
 
-from serving import telemetry, v2
+from serving import served_by, telemetry, v2
 from serving.deadline import HEADER, Deadline
 from serving.errors import BY_STATUS, DeadlineExceeded, InternalError, PredictorUnavailable, ServingError
 
@@ -143,6 +143,7 @@ class PredictorClient:
         except httpx.DecodingError:
             logger.exception("the predictor's answer is not what its content-encoding says")
             raise InternalError from None
+        served_by.note(response.headers.get(served_by.HEADER, ""))
         if response.status_code == 200:
             return _decode(response)
         raise _refusal(response)
@@ -193,6 +194,8 @@ def _refusal(response: httpx.Response) -> Exception:
     if status == 503:
         refusal = PredictorUnavailable("the predictor is busy or not ready", retry_after=_retry_after(response))
         return _NeverStarted("503", refusal)
+    if status == 502:  # of a proxy on the way, Knative's in the pod: its container is gone, whether it had begun or not
+        return PredictorUnavailable("the predictor went away while it worked on this request")
     if status in _THE_CLIENTS:
         return BY_STATUS[status](_message(response), code="refused_by_predictor")
     if status == 504:

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Mount, compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving import telemetry
+from serving import served_by, telemetry
 from serving.auth import Keys
 from serving.deadline import CURRENT, Deadline
 from serving.dialects import Dialects, from_exception
@@ -56,22 +56,27 @@ def request_id_of(headers: Mapping[str, str]) -> str:
 
 
 class RequestScope:
-    """Outermost: request id in and out, server span, one log line, and every error in the dialect of its route.
+    """Outermost: request id in and out, revisions, server span, one log line, and every error in the dialect of its route.
 
     While the pod drains, every answer ends its connection: a client that kept it would meet the same pod again, or its end.
     """
 
-    def __init__(self, app: ASGIApp, dialects: Dialects, drain: "Drain", health: HealthPaths):
+    def __init__(self, app: ASGIApp, dialects: Dialects, drain: "Drain", health: HealthPaths, revision: str):
         self.app = app
         self.dialects = dialects
         self.drain = drain
         self.health = health
+        self.revision = revision
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request or WebSocket."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
+        with served_by.noting(self.revision) as revisions:
+            await self._serve(scope, receive, send, revisions)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, revisions: set[str]) -> None:
         headers = Headers(scope=scope)
         request_id = request_id_of(headers)
         token = telemetry.REQUEST_ID.set(request_id)
@@ -83,6 +88,8 @@ class RequestScope:
                 status = message.get("status", 101)
                 answered = MutableHeaders(scope=message)
                 answered["x-request-id"] = request_id
+                if revisions:
+                    answered[served_by.HEADER] = ", ".join(sorted(revisions))
                 if self.drain.draining.is_set() and message["type"] == "http.response.start":
                     answered["connection"] = "close"
             await send(message)

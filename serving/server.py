@@ -191,6 +191,7 @@ class _Pod:
             self._settings.max_body_bytes,
             seconds=self._settings.request_timeout_seconds,
             health=health,
+            revision=self._settings.k_revision,
         )
 
     async def _until_stopped(self, serving: asyncio.Task[None]) -> int:
@@ -281,6 +282,7 @@ def wrap(
     *,
     seconds: float = 600.0,
     health: Iterable[str] = (),
+    revision: str = "",
 ) -> FastAPI:
     """Puts `serving.middleware` around an app and takes its own error handlers off, so that every error ends there."""
     shapes, probed = Dialects(), HealthPaths([*_KSERVES_HEALTH, *HEALTH, *health])
@@ -292,7 +294,7 @@ def wrap(
     app.add_middleware(ApiKeys, keys=keys, health=probed)
     app.add_middleware(DrainMiddleware, drain=drain, health=probed)
     app.add_middleware(DeadlineMiddleware, seconds=seconds, health=probed)
-    app.add_middleware(RequestScope, dialects=shapes, drain=drain, health=probed)
+    app.add_middleware(RequestScope, dialects=shapes, drain=drain, health=probed, revision=revision)
     return app
 
 

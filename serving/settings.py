@@ -30,6 +30,8 @@ class PodSettings(BaseSettings):
 
     model_name: str = "model"
     """Name of the model in V1 and V2 paths; the InferenceService's name. Flag `--model_name`."""
+    k_revision: str = ""
+    """Name of the pod's revision, which Knative sets; every answer names it in the header `x-served-by`."""
     http_port: int = Field(8080, ge=0, le=65535)
     """Port of REST (V1, V2, public routes, metrics). Flag `--http_port`."""
     grpc_port: int = Field(8081, ge=0, le=65535)

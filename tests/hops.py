@@ -35,11 +35,11 @@ class Sums(Model):  # type: ignore[misc]  # kserve ships no types
         return v2.response(payload, self.name, sums, {"contract": "sums/1"})
 
 
-def predictor(limit: int = 1 << 30, json_limit: int = 1 << 20) -> FastAPI:
+def predictor(limit: int = 1 << 30, json_limit: int = 1 << 20, revision: str = "") -> FastAPI:
     """The app of a pod that serves `Sums` as the model `m`, with bodies up to `limit` bytes."""
     app = FastAPI()
     app.include_router(protocol_router(Sums(), JsonLimit(json_limit, 1000)))
-    return wrap(app, {}, Keys(), Drain(), limit)
+    return wrap(app, {}, Keys(), Drain(), limit, revision=revision)
 
 
 class Scripted:

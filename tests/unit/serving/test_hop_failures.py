@@ -42,11 +42,23 @@ async def test_a_refusal_without_a_message_has_one_of_ours(serve_app: ServeApp, 
     assert (type(error), error.message) == (errors.InvalidInput, "the predictor refused the request")
 
 
-@pytest.mark.parametrize("status", [500, 501, 502, 599, 204, 302, 404, 405])
+@pytest.mark.parametrize("status", [500, 501, 599, 204, 302, 404, 405])
 async def test_faults_of_the_predictor_are_a_fixed_text_and_not_repeated(serve_app: ServeApp, status: int) -> None:
     server = Scripted(refused(status, "secret path /x") if status >= 300 else Response(status_code=status))
     error = await refusal(await serve_app(server))
     assert (type(error), error.message) == (errors.InternalError, errors.InternalError.MESSAGE)
+    assert len(server.requests) == 1
+
+
+async def test_502_of_a_proxy_is_503_and_not_repeated(serve_app: ServeApp) -> None:
+    """Knative's proxy says so of a container that died, and nobody knows whether it had begun."""
+    server = Scripted(refused(502, "dial tcp 127.0.0.1:8080: connection refused"))
+    error = await refusal(await serve_app(server))
+    assert (type(error), error.message) == (
+        errors.PredictorUnavailable,
+        "the predictor went away while it worked on this request",
+    )
+    assert error.retry_after is not None
     assert len(server.requests) == 1
 
 
