@@ -21,7 +21,8 @@ class Outcome:
     status: int
     """HTTP status; 0 without an answer."""
     seconds: float
-    request_id: str = ""
+    served_by: tuple[str, ...] = ()
+    """Revisions that the answer names."""
     body: str = ""
     """What came back; without an answer, the kind of failure."""
     retry_after: str | None = None
@@ -71,7 +72,7 @@ class Gateway:
         return Outcome(
             answer.status_code,
             time.monotonic() - begun,
-            answer.headers.get("x-request-id", ""),
+            tuple(answer.headers.get("x-served-by", "").split(", ")),
             answer.text,
             answer.headers.get("retry-after"),
         )

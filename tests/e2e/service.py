@@ -85,21 +85,6 @@ class InferenceService:
 
         return until(f"one {role} pod", find, READY_SECONDS)
 
-    def answered_by(self) -> dict[str, set[str]]:
-        """Predictor revisions by id of the request that they worked on, as the pods that are there have logged it."""
-        found: dict[str, set[str]] = {}
-        for pod in self.pods("predictor"):
-            for record in logs(pod):
-                if record.get("message") == "request":
-                    found.setdefault(record["request_id"], set()).add(revision_of(pod))
-        return found
-
-
-def revision_of(pod: Object) -> str:
-    """The revision that a pod is of."""
-    name: str = pod["metadata"]["labels"]["serving.knative.dev/revision"]
-    return name
-
 
 def container(pod: Object) -> Object:
     """The state of the container with our code in it; empty before there is one."""

@@ -245,9 +245,12 @@ def longest_wait(pod: Pod, http: httpx.Client, request: Request) -> float:
 def test_liveness_answers_within_100_ms_while_the_largest_json_is_read(
     pod: Pod, http: httpx.Client, largest: Callable[[], Request]
 ) -> None:
-    """Not counting what a request of that size costs without JSON, which is little on an idle machine."""
-    with_json, without = [min(longest_wait(pod, http, each()) for _ in range(3)) for each in (largest, as_binary)]
-    assert with_json - without < 0.1
+    """Not counting what a request of that size costs without JSON, which is little on an idle machine.
+
+    One quiet moment in ten tries is enough: parsing that holds the loop does so in every one.
+    """
+    without = min(longest_wait(pod, http, as_binary()) for _ in range(3))
+    assert any(longest_wait(pod, http, largest()) - without < 0.1 for _ in range(10))
 
 
 def test_metrics_are_exposed(pod: Pod, http: httpx.Client) -> None:
