@@ -66,9 +66,10 @@ def many(gateway: Gateway, audio: bytes, count: int, clients: int) -> tuple[list
         return gateway.transcribe(local.client, audio)
 
     begun = time.monotonic()
-    with ThreadPoolExecutor(clients) as pool:
-        outcomes = list(pool.map(call, range(count)))
-    seconds = time.monotonic() - begun
-    for client in opened:
-        client.close()
-    return outcomes, seconds
+    try:
+        with ThreadPoolExecutor(clients) as pool:
+            outcomes = list(pool.map(call, range(count)))
+    finally:
+        for client in opened:
+            client.close()
+    return outcomes, time.monotonic() - begun

@@ -14,8 +14,9 @@ from tests.e2e.service import InferenceService
 from tests.e2e.waiting import until
 
 PERCENT = f"models.{MODEL}.canary.trafficPercent"
-SETTING = f"models.{MODEL}.predictor.env.MAX_BATCH_WAIT_MS"
-"""A setting, each value of which makes a new revision of the same image. A fraction: Helm takes it as the string that it is."""
+BACKEND = f"models.{MODEL}.predictor.env.BACKEND"
+WINDOW = f"models.{MODEL}.predictor.scaling.window"
+"""What the new revisions differ in: they stay a while without calls, of which they get few. A new tag would do the same."""
 CALLS, CLIENTS = 300, 4
 SOME = 20
 
@@ -37,7 +38,7 @@ def test_a_part_then_all_then_back(deployed: Deployed, hello: bytes, figures: Se
         load.until_answered(1, 60)
 
         begun = time.monotonic()
-        release.upgrade(f"{SETTING}=5.5", f"{PERCENT}=20")
+        release.upgrade(f"{WINDOW}=30s", f"{PERCENT}=20")
         new = service.until_newer("predictor", old)
         service.until_split("predictor", {old: 80, new: 20})
         figures.row("helm upgrade → a new revision has 20 %", f"{time.monotonic() - begun:.1f} s")
@@ -69,24 +70,28 @@ def test_a_part_then_all_then_back(deployed: Deployed, hello: bytes, figures: Se
 def test_a_revision_that_never_starts_gets_no_calls(deployed: Deployed, hello: bytes, figures: Section) -> None:
     release, service, gateway = deployed.release, deployed.service, deployed.gateway
     before = service.newest("predictor")
-    release.upgrade(f"{SETTING}=5.4", f"{PERCENT}=null")
+    release.upgrade(f"{WINDOW}=31s", f"{PERCENT}=null")
     good = service.until_newer("predictor", before)
     service.until_split("predictor", {good: 100})
     with Load(gateway, hello) as load:
         load.until_answered(1, 60)
         begun = time.monotonic()
-        release.upgrade(f"models.{MODEL}.predictor.image.tag=no-such-tag", f"{PERCENT}=10")
+        release.upgrade(f"{BACKEND}=no-such-backend", f"{PERCENT}=10")
         bad = service.until_newer("predictor", good)
 
-        def failed() -> bool:
-            return kubectl.condition(service.revision(bad), "Ready").get("status") == "False"
+        def refusal() -> str | None:
+            ready = kubectl.condition(service.revision(bad), "Ready")
+            return str(ready["message"]) if ready.get("status") == "False" else None
 
-        until("the bad revision has failed", failed, 120)
-        figures.row("a revision without an image is told to have failed", f"after {time.monotonic() - begun:.1f} s")
+        message = until("the bad revision has failed", refusal, 120)
+        figures.row(
+            "a revision that ends at its start is told to have failed", f"after {time.monotonic() - begun:.1f} s"
+        )
+        assert "BACKEND: " in message  # and why: the pod's last line
         assert set(revisions(service, many(gateway, hello, SOME, CLIENTS)[0])) == {good}
         assert not kubectl.is_true(service.get(), "Ready")  # it does not go unnoticed
 
-        release.upgrade(f"models.{MODEL}.predictor.image.tag=", f"{SETTING}=5.3", f"{PERCENT}=null")
+        release.upgrade(f"{BACKEND}=ctranslate2", f"{WINDOW}=32s", f"{PERCENT}=null")
         mended = service.until_newer("predictor", bad)
         service.until_split("predictor", {mended: 100})
         service.until_ready()

@@ -22,8 +22,13 @@ def nothing_is_left_of(pids: dict[int, str]) -> None:
 
 
 def pid_of(local: Local, module: str) -> int:
-    """The process that runs a module, once it is there."""
-    found = wait_for(module, lambda: [pid for pid, line in local.processes().items() if f"-m {module} " in line])
+    """The process that runs a module, once it is there, and not still its guard, which has no name while it becomes it."""
+
+    def find() -> list[int]:
+        started = local.processes().items()
+        return [pid for pid, line in started if f" -m {module} " in line and " -m serving.guard " not in line]
+
+    found = wait_for(module, find)
     (pid,) = found
     return int(pid)
 
