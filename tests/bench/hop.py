@@ -51,7 +51,7 @@ async def _measure(pod: Pod) -> tuple[list[float], list[float]]:
 
 def run() -> Section:
     """The section for the report."""
-    with Pod("tests.bench.hop_pod", model_name="sum") as pod:
+    with Pod("tests.bench.hop_pod", model_name="sum", grpc_max_message_bytes=1 << 30) as pod:
         pod.until_ready()
         ours, theirs = asyncio.run(_measure(pod))
         peak = pod.peak_rss_mb()
