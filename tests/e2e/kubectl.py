@@ -107,12 +107,13 @@ def namespace(name: str, **labels: str) -> Iterator[str]:
 def remove_namespace(name: str) -> None:
     """Returns once it is gone.
 
-    Its services go first: the controller that removes a namespace with pods in it looks again only after half of the time
-    that these may take to end.
+    Its services go first, and pods of no service: the controller that removes a namespace with pods in it looks again only
+    after half of the time that these may take to end.
     """
     if not run("get", "namespace", name, "--ignore-not-found"):
         return
     run("-n", name, "delete", "inferenceservices", "--all", "--wait")
+    run("-n", name, "delete", "pods", "--all", "--wait=false")
     until(f"no pods in {name}", lambda: not items("-n", name, "pods"), 180)
     run("delete", "namespace", name, "--wait", "--timeout=120s", seconds=130)
 

@@ -35,7 +35,8 @@ cluster() {
     kind create cluster --config "$ROOT/kind-config.yaml" --image "$(source_node_image)" --wait 180s
   fi
   kind export kubeconfig --quiet --name "$CLUSTER"
-  k wait --for=condition=Ready node --all --timeout=180s >/dev/null || die "the nodes do not get ready: make kind-down, then again"
+  # (the nodes of a cluster that just started again cannot be asked for yet)
+  wait_for 180 "the nodes (make kind-down, then again)" k wait --for=condition=Ready node --all --timeout=30s
 }
 
 # release NAME: the path of a release's manifest, fetched once and compared with its checksum
@@ -64,9 +65,17 @@ settled() {
 }
 
 serving() {
-  local mark work name
+  local mark
   mark=$({ source_mark; find "$E2E/releases.txt" "$E2E/platform" "$ROOT/manifests/cluster" -type f | sort | xargs cat; } | sha256sum | cut -c1-16)
-  [ "$(k -n kserve get configmap sonotome-platform --output 'jsonpath={.data.mark}' 2>/dev/null)" != "$mark" ] || return 0
+  [ "$(k -n kserve get configmap sonotome-platform --output 'jsonpath={.data.mark}' 2>/dev/null)" = "$mark" ] || install_serving
+  settled knative-serving kourier-system kserve
+  # A deployment is available a moment before its webhook is reached.
+  wait_for 120 "webhooks of KServe and Knative" k create --dry-run=server --filename "$E2E/platform/probe.yaml"
+  k -n kserve create configmap sonotome-platform --from-literal "mark=$mark" --dry-run=client --output yaml | apply -
+}
+
+install_serving() {
+  local work name
   say "Knative, Kourier, KServe"
   work=$CLUSTER_DIR/manifests; rm -rf "$work"; mkdir -p "$work"
   source_platform_images
@@ -92,10 +101,6 @@ serving() {
   for name in knative kserve/with-kourier.yaml kserve/storage-container.yaml; do
     k apply --server-side --force-conflicts --field-manager=sonotome --filename "$ROOT/manifests/cluster/$name" >/dev/null
   done
-  settled knative-serving kourier-system kserve
-  # A deployment is available a moment before its webhook is reached.
-  wait_for 120 "webhooks of KServe and Knative" k create --dry-run=server --filename "$E2E/platform/probe.yaml"
-  k -n kserve create configmap sonotome-platform --from-literal "mark=$mark" --dry-run=client --output yaml | apply -
 }
 
 images() {
