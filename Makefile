@@ -17,6 +17,9 @@ IMAGE_ARGS = --build-arg LOCK=$* --build-arg VERSION=$(TAG) --build-arg SOURCE=$
   $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE))
 OF_IMAGES = CONTAINER_TOOL="$(CONTAINER_TOOL)" REGISTRY="$(REGISTRY)" TAG="$(TAG)" IMAGES="$(IMAGES)"
 
+# Test files are shared between two processes: much of a test is waiting, and two cores are what it may count on.
+WORKERS ?= --numprocesses=2 --dist=loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test test-charts images push test-images image-sizes kind kind-down e2e manifests lint format bench lock check-locks docs check-docs clean
 
@@ -30,10 +33,10 @@ serve: .venv/demo.ok  ## leave a service running: make serve MODEL=whisper PORT=
 	exec .venv/demo/bin/python -m serving.local $(MODEL) --port $(PORT)
 
 test: .venv/test.ok .data/recordings.ok  ## every test that needs no cluster and no GPU, real engines included
-	.venv/test/bin/python -m pytest --ignore=tests/charts --ignore=tests/images --ignore=tests/e2e $(ARGS)
+	.venv/test/bin/python -m pytest $(WORKERS) --ignore=tests/charts --ignore=tests/images --ignore=tests/e2e $(ARGS)
 
 test-charts: .venv/test.ok  ## the chart's tests; they take helm from PATH or build it with Go
-	.venv/test/bin/python -m pytest tests/charts $(ARGS)
+	.venv/test/bin/python -m pytest $(WORKERS) tests/charts $(ARGS)
 
 images: $(IMAGES:%=image/%)  ## build the images: make images IMAGES="audio whisper-ct2" REGISTRY=... TAG=... BASE_IMAGE=...
 

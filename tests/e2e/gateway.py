@@ -20,6 +20,8 @@ class Outcome:
 
     status: int
     """HTTP status; 0 without an answer."""
+    begun: float
+    """By the monotonic clock."""
     seconds: float
     served_by: tuple[str, ...] = ()
     """Revisions that the answer names."""
@@ -68,9 +70,10 @@ class Gateway:
         try:
             answer = client.post("/v1/audio/transcriptions", files={"file": audio}, data={"model": self.model, **QUICK})
         except httpx.HTTPError as error:
-            return Outcome(0, time.monotonic() - begun, body=type(error).__name__)
+            return Outcome(0, begun, time.monotonic() - begun, body=type(error).__name__)
         return Outcome(
             answer.status_code,
+            begun,
             time.monotonic() - begun,
             tuple(answer.headers.get("x-served-by", "").split(", ")),
             answer.text,

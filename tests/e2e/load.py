@@ -2,7 +2,6 @@
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
 from tests.e2e.gateway import Gateway, Outcome
@@ -48,28 +47,17 @@ class Load:
 
         return until(f"{wanted} answers", answered, seconds)
 
+    def from_now(self, count: int, seconds: float) -> list[Outcome]:
+        """The outcomes of the calls that begin from now on, once there are `count` of them."""
+        now = time.monotonic()
+
+        def ended() -> list[Outcome] | None:
+            begun = [each for each in self.outcomes if each.begun >= now]
+            return begun if len(begun) >= count else None
+
+        return until(f"{count} calls", ended, seconds)
+
     @property
     def failed(self) -> list[Outcome]:
         """Calls that were not answered with 200."""
         return [each for each in self.outcomes if each.status != 200]
-
-
-def many(gateway: Gateway, audio: bytes, count: int, clients: int) -> tuple[list[Outcome], float]:
-    """`count` calls by `clients` at a time, and the seconds that all of them took."""
-    local = threading.local()
-    opened = []
-
-    def call(_: int) -> Outcome:
-        if not hasattr(local, "client"):
-            local.client = gateway.http()
-            opened.append(local.client)
-        return gateway.transcribe(local.client, audio)
-
-    begun = time.monotonic()
-    try:
-        with ThreadPoolExecutor(clients) as pool:
-            outcomes = list(pool.map(call, range(count)))
-    finally:
-        for client in opened:
-            client.close()
-    return outcomes, time.monotonic() - begun

@@ -9,7 +9,7 @@ from tests.e2e import kubectl
 from tests.e2e.binomial import bounds
 from tests.e2e.conftest import MODEL, Deployed
 from tests.e2e.gateway import Outcome
-from tests.e2e.load import Load, many
+from tests.e2e.load import Load
 from tests.e2e.service import InferenceService, container
 from tests.e2e.waiting import until
 
@@ -35,7 +35,7 @@ def revisions(service: InferenceService, outcomes: list[Outcome]) -> list[str]:
 def test_a_part_then_all_then_back(deployed: Deployed, hello: bytes, figures: Section) -> None:
     release, service, gateway = deployed.release, deployed.service, deployed.gateway
     old = service.newest("predictor")
-    with Load(gateway, hello) as load:
+    with Load(gateway, hello, CLIENTS) as load:
         load.until_answered(1, 60)
 
         begun = time.monotonic()
@@ -43,12 +43,12 @@ def test_a_part_then_all_then_back(deployed: Deployed, hello: bytes, figures: Se
         new = service.until_newer("predictor", old)
         service.until_split("predictor", {old: 80, new: 20})
         figures.row("helm upgrade → a new revision has 20 %", f"{time.monotonic() - begun:.1f} s")
-        outcomes, seconds = many(gateway, hello, CALLS, CLIENTS)
-        hits = revisions(service, outcomes).count(new)
-        low, high = bounds(CALLS, 0.2)
+        begun = time.monotonic()
+        named = revisions(service, load.from_now(CALLS, 400))
+        hits, (low, high) = named.count(new), bounds(len(named), 0.2)
         figures.row(
-            f"of {CALLS} calls at 20 % (bounds {low} to {high}, 99.9 %)",
-            f"{hits} by the new revision; {seconds:.0f} s, {CLIENTS} clients",
+            f"of {len(named)} calls at 20 % (bounds {low} to {high}, 99.9 %)",
+            f"{hits} by the new revision; {time.monotonic() - begun:.0f} s, {CLIENTS} clients",
         )
         assert low <= hits <= high
 
@@ -56,14 +56,14 @@ def test_a_part_then_all_then_back(deployed: Deployed, hello: bytes, figures: Se
         release.upgrade(f"{PERCENT}=100")
         service.until_split("predictor", {new: 100})
         figures.row("promotion to 100 %", f"{time.monotonic() - begun:.1f} s")
-        assert set(revisions(service, many(gateway, hello, SOME, CLIENTS)[0])) == {new}
+        assert set(revisions(service, load.from_now(SOME, 120))) == {new}
 
         begun = time.monotonic()
         release.upgrade(f"{PERCENT}=0")
         service.until_split("predictor", {old: 100})
         figures.row("roll back to 0 %", f"{time.monotonic() - begun:.1f} s")
-        assert set(revisions(service, many(gateway, hello, SOME, CLIENTS)[0])) == {old}
-    figures.row("calls during all of it, failed", f"{len(load.outcomes) + CALLS + 2 * SOME}, {len(load.failed)}")
+        assert set(revisions(service, load.from_now(SOME, 120))) == {old}
+    figures.row("calls during all of it, failed", f"{len(load.outcomes)}, {len(load.failed)}")
     assert not load.failed
 
 
@@ -74,7 +74,7 @@ def test_a_revision_that_never_starts_gets_no_calls(deployed: Deployed, hello: b
     release.upgrade(f"{WINDOW}=31s", f"{PERCENT}=null")
     good = service.until_newer("predictor", before)
     service.until_split("predictor", {good: 100})
-    with Load(gateway, hello) as load:
+    with Load(gateway, hello, CLIENTS) as load:
         load.until_answered(1, 60)
         release.upgrade(f"{BACKEND}=no-such-backend", f"{PERCENT}=10")
         bad = service.until_newer("predictor", good)
@@ -87,7 +87,7 @@ def test_a_revision_that_never_starts_gets_no_calls(deployed: Deployed, hello: b
 
         (message,) = until("the bad revision ended at its start", ends, 120)
         assert "BACKEND: " in message  # why, for whoever looks at the pod
-        assert set(revisions(service, many(gateway, hello, SOME, CLIENTS)[0])) == {good}
+        assert set(revisions(service, load.from_now(SOME, 120))) == {good}
         assert not kubectl.is_true(service.get(), "Ready")  # it does not go unnoticed
 
         release.upgrade(f"{BACKEND}=ctranslate2", f"{WINDOW}=32s", f"{PERCENT}=null")
