@@ -15,8 +15,8 @@ python -m venv "$here/uv"
 "$uv" pip sync --quiet --require-hashes --compile-bytecode "$1"
 shift
 
-# What no run needs: compilers of packages and of protocols, which KServe and torch ask for; the asyncio twin of Kubernetes' client,
+# What no run needs: compilers of protocols, which KServe asks for; the asyncio twin of Kubernetes' client,
 # of which KServe uses the other; the packages' own tests.
-"$uv" pip uninstall --quiet grpcio-tools setuptools "$@"
+"$uv" pip uninstall --quiet grpcio-tools "$@"
 rm -rf "$VIRTUAL_ENV"/lib/python3*/site-packages/kubernetes/aio
 find "$VIRTUAL_ENV" -type d -name tests -prune -exec rm -r {} +

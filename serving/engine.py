@@ -1,10 +1,10 @@
-"""What a predictor's folder implements: an engine that answers batches of its contract's items.
+"""What a predictor's folder implements: an engine that answers its contract's items, in batches or each by itself.
 
 The KServe model around it (`serving.predictor`) does the rest: protocols, batching, warm-up, readiness, metrics.
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from serving.errors import ServingError
 
@@ -33,3 +33,27 @@ class Engine(Protocol[Item_contra, Result_co]):
 
     def close(self) -> None:
         """Frees what `load` took."""
+
+
+@runtime_checkable
+class ConcurrentEngine(Protocol[Item_contra, Result_co]):
+    """A model that batches by itself: it is given every item at once, each by a task of the event loop.
+
+    Heavy libraries are imported inside `load()`, which is called from a thread.
+    """
+
+    @property
+    def device(self) -> str:
+        """As an `Engine`'s."""
+
+    def load(self) -> None:
+        """As an `Engine`'s."""
+
+    async def infer(self, item: Item_contra) -> Result_co:
+        """The item's result. Raises ServingError; cancelling it frees what the item takes."""
+
+    async def died(self) -> str:
+        """Returns, with what has happened, once the model cannot answer any more: the pod is then restarted."""
+
+    def close(self) -> None:
+        """Frees what `load` took; what is in flight fails."""

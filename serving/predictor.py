@@ -9,15 +9,18 @@ from kserve import InferRequest, InferResponse, Model
 from kserve.errors import ModelNotReady
 
 from serving import telemetry
+from serving.admission import Admission
 from serving.batching import Batcher
-from serving.engine import Engine
+from serving.engine import ConcurrentEngine, Engine
 from serving.errors import TooLarge
 from serving.settings import PredictorSettings
 from serving.threads import in_turn
 
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
+I_contra = TypeVar("I_contra", contravariant=True)
 R_contra = TypeVar("R_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
 logger = logging.getLogger(__name__)
 
 
@@ -35,8 +38,15 @@ class Contract(Protocol[I, R_contra]):
     def output_types(self) -> list[dict[str, Any]]: ...  # noqa: D102
 
 
+class Dispatcher(Protocol[I_contra, R_co]):
+    """The way of items to the engine: `serving.batching.Batcher`, or `serving.admission.Admission`."""
+
+    async def submit(self, item: I_contra) -> R_co: ...  # noqa: D102
+    async def close(self) -> None: ...  # noqa: D102
+
+
 class Predictor(Model, Generic[I, R]):  # type: ignore[misc]  # kserve ships no types
-    """Serves an engine by V1, V2 and gRPC. Ready only after the engine answered a warm-up item.
+    """Serves an engine by V1, V2 and gRPC. Ready only after the engine answered a warm-up item, until the engine dies.
 
     Args:
         contract: the module of `serving.contracts` that the engine keeps.
@@ -44,35 +54,54 @@ class Predictor(Model, Generic[I, R]):  # type: ignore[misc]  # kserve ships no 
         settings: name and batching limits.
     """
 
-    def __init__(self, contract: Contract[I, R], engine: Engine[I, R], settings: PredictorSettings):
+    def __init__(
+        self, contract: Contract[I, R], engine: Engine[I, R] | ConcurrentEngine[I, R], settings: PredictorSettings
+    ):
         super().__init__(settings.model_name)
+        self.dead = asyncio.Event()
         self._contract = contract
         self._engine = engine
         self._settings = settings
-        self._batcher: Batcher[I, R] | None = None
+        self._dispatcher: Dispatcher[I, R] | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     async def start_up(self) -> None:
         """Loads the weights and answers one warm-up item; ready afterwards. Raises ValueError with one clear sentence."""
-        settings = self._settings
         await asyncio.to_thread(self._engine.load)
         telemetry.mark_cold_start("load")
-        self._batcher = Batcher(
-            self._engine.run,
-            self._engine.batch_key,
+        self._dispatcher = self._dispatch()
+        await self._dispatcher.submit(self._contract.warm_up_item())
+        telemetry.mark_cold_start("warmup")
+        self.ready = True
+        if isinstance(self._engine, ConcurrentEngine):
+            self._watch = asyncio.create_task(self._until_dead(self._engine))
+
+    def _dispatch(self) -> Dispatcher[I, R]:
+        settings, engine = self._settings, self._engine
+        if isinstance(engine, ConcurrentEngine):
+            return Admission(engine.infer, max_items=settings.max_queue, name=self.name)
+        return Batcher(
+            engine.run,
+            engine.batch_key,
             max_size=settings.max_batch_size,
             max_wait=settings.max_batch_wait_ms / 1000,
             max_queue=settings.max_queue,
             name=self.name,
         )
-        await self._batcher.submit(self._contract.warm_up_item())
-        telemetry.mark_cold_start("warmup")
-        self.ready = True
+
+    async def _until_dead(self, engine: ConcurrentEngine[I, R]) -> None:
+        reason = await engine.died()
+        logger.critical("the engine died: %s", reason)
+        self.ready = False
+        self.dead.set()
 
     async def shut_down(self) -> None:
-        """Frees the engine after the batch that it works on."""
+        """Frees the engine, after the batch that it works on."""
         self.ready = False
-        if self._batcher is not None:
-            await self._batcher.close()
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._dispatcher is not None:
+            await self._dispatcher.close()
             await asyncio.to_thread(self._engine.close)
 
     def health(self) -> dict[str, Any]:
@@ -97,7 +126,7 @@ class Predictor(Model, Generic[I, R]):  # type: ignore[misc]  # kserve ships no 
 
     async def preprocess(self, payload: Any, headers: dict[str, str] | None = None) -> tuple[Any, list[I]]:
         """The request and its items."""
-        if self._batcher is None or not self.ready:
+        if self._dispatcher is None or not self.ready:
             raise ModelNotReady(self.name)
         if isinstance(payload, InferRequest):
             return payload, await in_turn(lambda: self._contract.read_request(payload))
@@ -106,14 +135,14 @@ class Predictor(Model, Generic[I, R]):  # type: ignore[misc]  # kserve ships no 
     async def predict(self, payload: tuple[Any, list[I]], headers: dict[str, str] | None = None) -> tuple[Any, list[R]]:
         """The engine's results, in the order of the items; the first error of an item is the request's."""
         request, items = payload
-        batcher = self._batcher
-        assert batcher is not None  # noqa: S101  # preprocess has seen it
+        dispatcher = self._dispatcher
+        assert dispatcher is not None  # noqa: S101  # preprocess has seen it
         if len(items) > self._settings.max_queue:
             raise TooLarge(
                 f"the request has {len(items)} items, at most {self._settings.max_queue} fit the queue (MAX_QUEUE)",
                 code="too_many_items",
             )
-        tasks = [asyncio.create_task(batcher.submit(item)) for item in items]
+        tasks = [asyncio.create_task(dispatcher.submit(item)) for item in items]
         try:
             return request, await asyncio.gather(*tasks)
         finally:

@@ -54,6 +54,8 @@ class PodModel(Protocol):
 
     name: str
     ready: bool
+    dead: asyncio.Event
+    """Set when the model cannot go on: the pod ends with an error, and is restarted."""
 
     async def start_up(self) -> None: ...  # noqa: D102
     async def shut_down(self) -> None: ...  # noqa: D102
@@ -197,6 +199,7 @@ class _Pod:
     async def _until_stopped(self, serving: asyncio.Task[None]) -> int:
         starting = asyncio.create_task(self._model.start_up())
         stopping = asyncio.create_task(self._stop.wait())
+        dying = asyncio.create_task(self._model.dead.wait())
         try:
             await asyncio.wait({starting, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
             if serving.done():
@@ -205,13 +208,13 @@ class _Pod:
                 await starting
                 telemetry.mark_cold_start("ready")
                 logger.info("ready", extra={"model": self._model.name, "http_port": self._settings.http_port})
-                await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({stopping, serving, dying}, return_when=asyncio.FIRST_COMPLETED)
             return 0 if self._stop.is_set() else 1
         finally:
             self.abandoned = not starting.done()  # cancelling it ends the waiting, not the loading
-            for task in (starting, stopping):
+            for task in (starting, stopping, dying):
                 task.cancel()
-            await asyncio.gather(starting, stopping, return_exceptions=True)
+            await asyncio.gather(starting, stopping, dying, return_exceptions=True)
 
     async def _finish_work(self, server: Server, serving: asyncio.Task[None], grpc: Any) -> None:
         grace = self._settings.grace_seconds

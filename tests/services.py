@@ -9,6 +9,8 @@ import httpx
 
 from tests.pods import Pod
 
+_STARTING_SECONDS = 400  # vLLM imports for a minute on two slow cores, in each of its processes
+
 
 @dataclass
 class Service:
@@ -30,11 +32,11 @@ class Service:
 
 @contextlib.contextmanager
 def whisper(threads: int = 2, env: Mapping[str, str] | None = None, **transformer_flags: Any) -> Iterator[Service]:
-    """The Whisper service with Whisper-base's real weights, int8 on the CPU; both pods ready."""
+    """The Whisper service with Whisper-base's real weights on the CPU, int8 unless `env` says otherwise; both pods ready."""
     variables = {"MODEL_ID": "demo:whisper-base", "NUM_THREADS": str(threads), **(env or {})}
     with Pod("predictors.whisper", "whisper", variables) as predictor:
         address = predictor.url.removeprefix("http://")
         flags = {"predictor_host": address, **transformer_flags}
         with Pod("transformers_pre.audio", "whisper", **flags) as transformer:
-            predictor.until_ready(120)
+            predictor.until_ready(_STARTING_SECONDS)
             yield Service(predictor, transformer.until_ready())

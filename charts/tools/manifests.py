@@ -1,9 +1,10 @@
 """`manifests/`: one file a model of the catalog, rendered from the chart's defaults. `--check` says whether they are fresh.
 
-A model is there once the lock of its image is (`requirements/<image>.txt`); the others are not built yet.
+A model is there once Dockerfiles make its images; the others are not built yet.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -11,23 +12,25 @@ from charts.tools import helm, stale
 
 FOLDER = helm.ROOT / "manifests"
 HEADER = "# Generated from charts/sonotome by `make manifests`: kubectl apply -f {file}\n"
+_IMAGES = re.compile(r"^# Images: (.+)$", re.MULTILINE)
 
 
-def built(repository: str) -> bool:
-    """Whether the image `repository` can be built: its lock exists."""
-    return (helm.ROOT / "requirements" / f"{repository}.txt").is_file()
+def images(root: Path = helm.ROOT) -> set[str]:
+    """The images that can be built: those that a Dockerfile names, as for `make images`."""
+    files = [file for top in ("predictors", "transformers_pre") for file in root.glob(f"{top}/*/Dockerfile*")]
+    return {image for file in files for line in _IMAGES.findall(file.read_text()) for image in line.split()}
 
 
 def models() -> list[str]:
     """The models of the catalog whose images, predictor's and transformer's, can be built."""
-    values = helm.values()
-    transformers = {name: built(entry["image"]["repository"]) for name, entry in values["transformers"].items()}
+    values, built = helm.values(), images()
+    transformers = {name: entry["image"]["repository"] for name, entry in values["transformers"].items()}
     default = values["defaults"]["transformer"]["name"]
     return [
         name
         for name, entry in values["models"].items()
-        if built(entry["predictor"]["image"]["repository"])
-        and transformers[entry.get("transformer", {}).get("name", default)]
+        if {entry["predictor"]["image"]["repository"], transformers[entry.get("transformer", {}).get("name", default)]}
+        <= built
     ]
 
 

@@ -85,8 +85,8 @@ def convert(source: Path, target: Path) -> None:
     """Writes `model.pt` and, where the source says them, `alignment_heads.json` into `target`. Raises ValueError."""
     import torch  # noqa: PLC0415  # heavy libraries are imported when they are needed
 
-    state, heads, alignment = _from_ctranslate2(source) if is_ctranslate2(source) else _from_hugging_face(source)
-    torch.save({"dims": _dimensions(state, *heads), "model_state_dict": state}, target / MODEL)
+    state, heads, alignment = from_ctranslate2(source) if is_ctranslate2(source) else _from_hugging_face(source)
+    torch.save({"dims": dimensions(state, *heads), "model_state_dict": state}, target / MODEL)
     if alignment:
         (target / HEADS).write_text(json.dumps(alignment))
 
@@ -99,7 +99,7 @@ def pack_heads(heads: Heads, layers: int, heads_per_layer: int) -> bytes:
     return base64.b85encode(gzip.compress(mask.tobytes()))
 
 
-def _dimensions(state: Mapping[str, "torch.Tensor"], audio_heads: int, text_heads: int) -> dict[str, int]:
+def dimensions(state: Mapping[str, "torch.Tensor"], audio_heads: int, text_heads: int) -> dict[str, int]:
     """openai-whisper's `ModelDimensions`, from the shapes."""
 
     def layers(side: str) -> int:
@@ -121,7 +121,11 @@ def _dimensions(state: Mapping[str, "torch.Tensor"], audio_heads: int, text_head
     }
 
 
-def _from_ctranslate2(folder: Path) -> tuple[dict[str, "torch.Tensor"], tuple[int, int], Heads]:
+def from_ctranslate2(folder: Path) -> tuple[dict[str, "torch.Tensor"], tuple[int, int], Heads]:
+    """The tensors by openai-whisper's names, the heads of encoder and decoder, and those that follow the audio, if known.
+
+    Raises ValueError when the file is quantised.
+    """
     import torch  # noqa: PLC0415
 
     state, heads = {}, {}
@@ -131,7 +135,7 @@ def _from_ctranslate2(folder: Path) -> tuple[dict[str, "torch.Tensor"], tuple[in
         for key, part in _renamed(name, array):
             if array.dtype.str not in _CT2_FLOATS:
                 raise ValueError(
-                    "BACKEND=openai_whisper cannot read quantised CTranslate2 weights; give it a float16 model"
+                    "only CTranslate2 reads its quantised weights (BACKEND=ctranslate2); other backends need a float16 model"
                 )
             state[key] = torch.from_numpy(part.copy())
     config = folder / "config.json"
@@ -168,7 +172,7 @@ def read_variables(path: Path) -> Iterator[tuple[str, Array]]:
             kind, size = number("<B"), number("<I")
             if kind not in _CT2_DTYPES:
                 raise ValueError(
-                    "BACKEND=openai_whisper cannot read bfloat16 CTranslate2 weights; give it a float16 model"
+                    "only CTranslate2 reads its bfloat16 weights (BACKEND=ctranslate2); other backends need a float16 model"
                 )
             yield name, np.frombuffer(data[position : position + size], _CT2_DTYPES[kind]).reshape(shape)
             position += size

@@ -31,12 +31,13 @@ class Decoding:
     avg_logprob: float
     no_speech_prob: float
     temperature: float
+    logprobs: tuple[float, ...] | None = None
+    """Of each token, where the engine tells them."""
 
     @cached_property
     def compression_ratio(self) -> float:
-        """Bytes of the text over bytes of it compressed; high for text that repeats itself."""
-        text = self.text.strip().encode()
-        return len(text) / len(zlib.compress(text))
+        """Of the whole text."""
+        return compression_ratio(self.text)
 
     def is_silence(self, limits: Thresholds) -> bool:
         """Whether nothing was said: silence is probable, and the decoder was not sure of its words."""
@@ -51,6 +52,12 @@ class Decoding:
         if self.is_silence(limits):
             return False
         return self.is_repetitive(limits) or self.avg_logprob < limits.logprob
+
+
+def compression_ratio(text: str) -> float:
+    """Bytes of the text over bytes of it compressed; high for text that repeats itself."""
+    plain = text.strip().encode()
+    return len(plain) / len(zlib.compress(plain))
 
 
 def climb(
@@ -68,8 +75,7 @@ def climb(
         decode: decodings of the windows with these indices, in their order, at this temperature.
 
     Returns:
-        The first decoding of a window that does not fail; when all do, the one with the best log-probability among
-        those that do not repeat themselves, or among all.
+        The `best` of each window's.
     """
     tried: list[list[Decoding]] = [[] for _ in range(count)]
     left: Sequence[int] = range(count)
@@ -79,10 +85,11 @@ def climb(
         left = [window for window in left if tried[window][-1].failed(limits)]
         if not left:
             break
-    return [_best(decodings, limits) for decodings in tried]
+    return [best(decodings, limits) for decodings in tried]
 
 
-def _best(decodings: Sequence[Decoding], limits: Thresholds) -> Decoding:
+def best(decodings: Sequence[Decoding], limits: Thresholds) -> Decoding:
+    """The last of a window's decodings if it does not fail; else the most probable of those without repetition, or of all."""
     if not decodings[-1].failed(limits):
         return decodings[-1]
     varied = [decoding for decoding in decodings if not decoding.is_repetitive(limits)]

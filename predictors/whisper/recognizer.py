@@ -66,11 +66,7 @@ class WhisperRecognizer(Generic[E]):
         """Loads the weights. Raises ValueError when they, the device or LANGUAGE_FORCE do not work."""
         self._backend.load()
         self.device = self._backend.device
-        forced, known = self._settings.language_force, self._backend.abilities.languages
-        if forced and forced not in known:
-            raise ValueError(
-                f"LANGUAGE_FORCE={forced} is not known to this model, it knows: {', '.join(sorted(known))}"
-            )
+        self._settings.check_language(self._backend.abilities.languages)
         self._threads = ThreadPoolExecutor(self._backend.workers, thread_name_prefix="whisper")
 
     def close(self) -> None:

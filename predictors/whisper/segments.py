@@ -5,8 +5,9 @@ Shared by every backend. Times are seconds from the window's start; a timestamp 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
-from predictors.whisper.fallback import Decoding
+from predictors.whisper.fallback import Decoding, compression_ratio
 from serving.contracts.asr import Segment, Word
 
 SECONDS_PER_TIMESTAMP = 0.02
@@ -33,6 +34,8 @@ class Span:
     start: float
     end: float
     tokens: tuple[int, ...]
+    first: int = 0
+    """Where `tokens` begin in the decoding."""
     words: tuple[Word, ...] | None = None
 
 
@@ -48,20 +51,20 @@ def split(tokens: Sequence[int], vocabulary: Vocabulary, duration: float) -> lis
     start, latest = 0.0, 0.0
     held: list[int] = []
     has_text = False
-    for token in tokens:
+    for index, token in enumerate(tokens):
         if token < vocabulary.first_timestamp:
             held.append(token)
             has_text = has_text or token < vocabulary.end_of_text
             continue
         latest = min(max((token - vocabulary.first_timestamp) * SECONDS_PER_TIMESTAMP, latest), duration)
         if has_text:
-            spans.append(Span(start, latest, (*held, token)))
+            spans.append(Span(start, latest, (*held, token), index - len(held)))
             held, has_text = [], False
         else:
             held = [token]
         start = latest
     if has_text:
-        spans.append(Span(start, duration, tuple(held)))
+        spans.append(Span(start, duration, tuple(held), len(tokens) - len(held)))
     return [span for span in spans if any(map(str.isalnum, vocabulary.text(span.tokens)))]
 
 
@@ -91,20 +94,26 @@ def with_words(spans: Sequence[Span], words: Sequence[Sequence[Word]], duration:
 def segments(spans: Sequence[Span], decoding: Decoding, vocabulary: Vocabulary, *, words: bool) -> list[Segment]:
     """The contract's segments.
 
-    Their statistics are those of the window's decoding, as in openai-whisper: no engine here tells the log-probability of
-    each token. `words`: whether the words are told.
+    Their statistics are their own where the engine tells the log-probability of each token, else those of the window's
+    decoding, as in openai-whisper. `words`: whether the words are told.
     """
     return [
         Segment(
             start=round(span.start, 3),
             end=round(span.end, 3),
-            text=vocabulary.text(span.tokens),
+            text=(text := vocabulary.text(span.tokens)),
             tokens=list(span.tokens),
             temperature=decoding.temperature,
-            avg_logprob=decoding.avg_logprob,
-            compression_ratio=decoding.compression_ratio,
+            avg_logprob=_avg_logprob(span, decoding),
+            compression_ratio=decoding.compression_ratio if decoding.logprobs is None else compression_ratio(text),
             no_speech_prob=decoding.no_speech_prob,
             words=list(span.words or ()) if words else None,
         )
         for span in spans
     ]
+
+
+def _avg_logprob(span: Span, decoding: Decoding) -> float:
+    if decoding.logprobs is None:
+        return decoding.avg_logprob
+    return fmean(decoding.logprobs[span.first : span.first + len(span.tokens)])

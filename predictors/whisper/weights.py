@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from predictors.whisper import cache, checkpoint, demo_weights
+from predictors.whisper import cache, checkpoint, demo_weights, hugging_face
 from predictors.whisper.checkpoint import Heads
 
 R = TypeVar("R")
@@ -68,6 +68,21 @@ def for_openai_whisper(model_id: str) -> Checkpoint:
     return Checkpoint(str(checkpoints[0]))
 
 
+def for_vllm(model_id: str) -> Path:
+    """A Hugging Face folder; a CTranslate2 folder is converted into the cache."""
+    local = _local(model_id)
+    if local is None:
+        official = {"turbo": "large-v3-turbo"}.get(model_id, model_id)
+        local = _snapshot(model_id if "/" in model_id else f"openai/whisper-{official}")
+    if checkpoint.is_hugging_face(local):
+        return local
+    if checkpoint.is_ctranslate2(local):
+        return _made_of(local, "whisper-hugging-face", hugging_face.convert)
+    raise ValueError(
+        f"MODEL_ID={model_id} is no Hugging Face Whisper (config.json, model.safetensors), nor a CTranslate2 one"
+    )
+
+
 def downloaded(model_id: str, download: Callable[[], R]) -> R:
     """What `download` gives. Raises ValueError with its reason when it fails."""
     try:
@@ -94,15 +109,19 @@ def _snapshot(repository: str) -> Path:
         from huggingface_hub import snapshot_download  # noqa: PLC0415
     except ImportError:
         raise ValueError("a hub id needs the package huggingface_hub, which is not installed") from None
-    wanted = ["config.json", "generation_config.json", "model.safetensors", "model-*.safetensors", "*.pt", "model.bin"]
+    wanted = ["*.json", "*.txt", "model.safetensors", "model-*.safetensors", "*.pt", "model.bin"]
     return Path(downloaded(repository, lambda: snapshot_download(repository, allow_patterns=wanted)))
 
 
 def _converted(source: Path) -> Checkpoint:
-    """The source's tensors as a checkpoint, made once for each state of its files."""
+    folder = _made_of(source, "whisper-openai", checkpoint.convert)
+    heads = folder / checkpoint.HEADS
+    return Checkpoint(str(folder / checkpoint.MODEL), json.loads(heads.read_text()) if heads.is_file() else None)
+
+
+def _made_of(source: Path, name: str, convert: Callable[[Path, Path], None]) -> Path:
+    """What `convert` makes of the source, once for each state of its files."""
     files = sorted(file for file in source.iterdir() if file.is_file())
     state = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]
-    folder = cache.folder(f"whisper-openai-{key}", lambda target: checkpoint.convert(source, target))
-    heads = folder / checkpoint.HEADS
-    return Checkpoint(str(folder / checkpoint.MODEL), json.loads(heads.read_text()) if heads.is_file() else None)
+    return cache.folder(f"{name}-{key}", lambda target: convert(source, target))

@@ -71,7 +71,7 @@ def batch_key(options: AsrOptions, settings: WhisperSettings) -> Hashable:
     return (
         _timestamps(options, settings),
         options.temperature or 0.0,
-        options.beam_size or settings.beam_size,
+        options.beam_size or settings.beams(),
         options.best_of or settings.best_of,
         options.prompt,
         options.hotwords,
@@ -104,7 +104,7 @@ def plan(item: AsrInput, abilities: Abilities, settings: WhisperSettings) -> Win
         timestamps=timestamps,
         words=timestamps and options.timestamps == "word",
         temperatures=(options.temperature,) if options.temperature else settings.temperatures,
-        beam_size=options.beam_size or settings.beam_size,
+        beam_size=options.beam_size or settings.beams(),
         best_of=options.best_of or settings.best_of,
     )
 

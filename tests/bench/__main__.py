@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import boundaries, cuts, hop, service
+from tests.bench import boundaries, cuts, hop, service, vllm
 from tests.bench.report import Section
 from tests.services import whisper
 
@@ -35,6 +35,7 @@ def _service() -> list[Section]:
 
 BENCHES: dict[str, Callable[[], list[Section]]] = {
     "service": _service,
+    "vllm": lambda: [vllm.run()],
     "boundaries": lambda: [boundaries.run()],
     "cuts": _cuts,
     "hop": lambda: [hop.run()],

@@ -15,6 +15,7 @@ class Sum(Model):
 
     def __init__(self, name: str):
         super().__init__(name)
+        self.dead = asyncio.Event()
 
     async def start_up(self) -> None:
         """Nothing to load."""

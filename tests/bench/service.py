@@ -26,7 +26,7 @@ _PLAIN = jiwer.Compose(
 )
 
 
-def _words(text: str) -> str:
+def plain_words(text: str) -> str:
     """The words without case and punctuation, the recordings' numbers as digits: decoders write them either way."""
     return str(_PLAIN(text))
 
@@ -40,7 +40,7 @@ def against_the_library(running: Service) -> Section:
     from predictors.whisper import weights
 
     samples, clips = speech(600.0)
-    said = _words(" ".join(clip.text for clip in clips))
+    said = plain_words(" ".join(clip.text for clip in clips))
     audio = wav(samples)
     model = WhisperModel(
         str(weights.for_ctranslate2("demo:whisper-base")), device="cpu", compute_type="int8", cpu_threads=THREADS
@@ -59,7 +59,7 @@ def against_the_library(running: Service) -> Section:
     for _ in range(ROUNDS):
         for name, way in ways.items():
             begun = time.perf_counter()
-            texts[name] = _words(way())
+            texts[name] = plain_words(way())
             times[name].append(time.perf_counter() - begun)
     median = {name: statistics.median(values) for name, values in times.items()}
     section = Section(
@@ -88,7 +88,7 @@ def many_clients(running: Service) -> Section:
     """(d) Sixteen clients at once, each with its own file, against the same files one after the other."""
     files = [wav(speech(CLIENT_SECONDS, seed)[0]) for seed in range(CLIENTS)]
     begun = time.perf_counter()
-    alone = [_words(running.transcribe(file).json()["text"]) for file in files]
+    alone = [plain_words(running.transcribe(file).json()["text"]) for file in files]
     one = time.perf_counter() - begun
     latencies: list[float] = []
 
@@ -96,7 +96,7 @@ def many_clients(running: Service) -> Section:
         started = time.perf_counter()
         text = running.transcribe(file).json()["text"]
         latencies.append(time.perf_counter() - started)
-        return _words(text)
+        return plain_words(text)
 
     begun = time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as pool:

@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from charts.tools import helm
 
 CI = sorted(helm.CHART.glob("ci/*-values.yaml"))
@@ -13,6 +15,8 @@ OVERLAYS = sorted(helm.CHART.glob("values-*.yaml"))
 # Platforms that have no nodes for the profile of a scenario.
 UNAVAILABLE = {("aks", "all-models"), ("aks", "gpu-l4")}
 Object = dict[str, Any]
+# The tag of the images by default.
+APP_VERSION: str = yaml.safe_load((helm.CHART / "Chart.yaml").read_text())["appVersion"]
 
 
 @dataclass(frozen=True)

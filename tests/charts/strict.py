@@ -1,9 +1,10 @@
 """Strict checks of an InferenceService without a cluster: by the model classes in KServe's wheel, and by KServe's own CRD.
 
-Both refuse unknown fields, which the API server would drop or refuse, and values of another type. The CRD is in KServe's Go
-module, which Go fetches; the classes are there always.
+Both refuse unknown fields, which the API server would drop or refuse, and values of another type. The CRD is the one that
+`make kind` installs (tests/e2e/releases.txt), out of KServe's Go module, which Go fetches; the classes are there always.
 """
 
+import hashlib
 import json
 import re
 import shutil
@@ -17,8 +18,10 @@ import kserve.models
 import kubernetes.client
 import yaml
 
-KSERVE = "github.com/kserve/kserve@v0.20.0"
-CRD = "config/crd/full/serving.kserve.io_inferenceservices.yaml"
+from charts.tools import helm
+
+RELEASES = helm.ROOT / "tests" / "e2e" / "releases.txt"
+CRD = "inferenceservices.serving.kserve.io"
 _CONTAINER = re.compile(r"(list|dict)[\[(](?:str, ?)?(.+)[\])]", re.IGNORECASE)
 _LEAVES: dict[str, type | tuple[type, ...]] = {
     "str": str,
@@ -53,20 +56,31 @@ def _items(value: Any, container: str, kind: str, path: str) -> list[str]:
     return [problem for key, each in inner for problem in problems(each, kind, f"{path}[{key}]")]
 
 
+def release() -> tuple[str, str, str]:
+    """Of KServe's CRDs that the cluster has: the Go module with its version, the file in it, the file's SHA-256."""
+    rows = (line.split() for line in RELEASES.read_text().splitlines())
+    ((_, digest, _, module, version, path),) = [row for row in rows if row[:1] == ["kserve-crds"]]
+    return f"{module}@{version}", path, digest
+
+
 def crd_file() -> Path | None:
-    """KServe's CRD of InferenceService; None on a machine without Go."""
+    """The file with KServe's CRDs; None on a machine without Go."""
     go = shutil.which("go")
     if go is None:
         return None
-    done = subprocess.run([go, "mod", "download", "-json", KSERVE], capture_output=True, text=True, check=True, cwd="/")
-    return Path(json.loads(done.stdout)["Dir"]) / CRD
+    module, path, digest = release()
+    done = subprocess.run([go, "mod", "download", "-json", module], capture_output=True, text=True, check=True, cwd="/")
+    file = Path(json.loads(done.stdout)["Dir"]) / path
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == digest, f"{path} is not that of {RELEASES.name}"
+    return file
 
 
 @cache
 def crd_validator(file: Path) -> jsonschema.Draft202012Validator:
-    """A validator by the CRD's schema that refuses what the API server would prune."""
+    """A validator by the schema of InferenceService that refuses what the API server would prune."""
+    (text,) = [each for each in file.read_text().split("\n---\n") if f"\n  name: {CRD}\n" in each]
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C reads the 2 MB in a second
-    crd = yaml.load(file.read_text(), Loader=loader)  # noqa: S506  # both loaders are safe
+    crd = yaml.load(text, Loader=loader)  # noqa: S506  # both loaders are safe
     (version,) = crd["spec"]["versions"]
     schema = version["schema"]["openAPIV3Schema"]
     schema["properties"]["metadata"] = {"x-kubernetes-preserve-unknown-fields": True}

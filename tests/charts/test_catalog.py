@@ -2,22 +2,25 @@
 
 import importlib
 import importlib.util
+import os
 import re
 import shlex
 import shutil
+import subprocess
 import tomllib
 
 import pytest
 import yaml
 
 from charts.tools import helm, manifests
+from serving import VERSION
 from serving.settings import PodSettings
 from tests.charts import scenarios
 from transformers_pre.audio.settings import AudioSettings
 
 VALUES = helm.values()
 # Variables of the libraries and of KServe's pod webhook.
-FOREIGN = {"HOME", "HF_HOME", "HF_HUB_OFFLINE", "STORAGE_URI"}
+FOREIGN = {"HOME", "HF_HOME", "HF_HUB_OFFLINE", "STORAGE_URI", "VLLM_CACHE_ROOT", "TRITON_CACHE_DIR"}
 
 
 def settings_of(module: str) -> type[PodSettings]:
@@ -72,7 +75,40 @@ def test_every_pod_starts_with_its_flags_and_settings(scenario, monkeypatch):
             read = settings.from_command_line([*each["args"], *appended])
         assert (read.model_name, read.http_port) == (name, 8080)
         for key in set(environment) - FOREIGN:
-            assert str(getattr(read, key.lower())) in (environment[key], f"{environment[key]}.0")
+            assert str(getattr(read, key.lower())).lower() in (environment[key].lower(), f"{environment[key]}.0")
+
+
+def test_one_version():
+    """A new appVersion is wanted everywhere where an image of ours is named in full."""
+    assert scenarios.APP_VERSION == VERSION
+    files = [*scenarios.CI, helm.ROOT / "tests" / "e2e" / "values.yaml"]
+    named = re.findall(r"dev\.local/sonotome/([\w-]+):([\w.-]+)", "".join(file.read_text() for file in files))
+    assert {tag for image, tag in named if image in manifests.images()} == {VERSION}
+
+
+def test_an_image_is_built_once_a_dockerfile_names_it(tmp_path):
+    """Its lock alone makes none, nor does the build of a part."""
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "requirements" / "whisper-vllm.txt").touch()
+    for folder, text in {
+        "predictors/whisper": "# Images: one two\nFROM x\n",
+        "transformers_pre/dicom": "FROM x\n",
+    }.items():
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "Dockerfile").write_text(text)
+    assert manifests.images(tmp_path) == {"one", "two"}
+
+
+def test_what_make_builds():
+    listed = subprocess.run(
+        ["make", "--silent", "--eval", "listed: ; @echo $(IMAGES)", "listed"],
+        cwd=helm.ROOT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(listed.stdout.split()) == manifests.images()
 
 
 def test_decoders_fit_into_the_memory_of_their_pod():
@@ -89,6 +125,8 @@ def test_notes_print_calls_that_a_shell_can_read(name, tmp_path):
         f"models.{name}.enabled=true",
         "--set",
         "global.maxTimeoutSeconds=3600",
+        "--set",
+        f"models.{name}.predictor.weights.image=registry/weights:1",
         "--namespace",
         "speech",
     )
@@ -100,6 +138,27 @@ def test_notes_print_calls_that_a_shell_can_read(name, tmp_path):
     assert f"kubectl -n speech get inferenceservices {name}" in commands
     assert "Authorization" not in notes
     assert "Bearer $KEY" in text(*arguments, "--set", "global.apiKeys.secretName=keys", chart=chart)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_notes_tell_of_the_way_past_a_transformer(closed, tmp_path):
+    """Which KServe's Ingress has in Standard mode."""
+    standard = ("--values", str(scenarios.named("standard-mode").ci))
+    policy = ("--set", f"global.networkPolicy.enabled={str(closed).lower()}")
+    chart = with_notes(tmp_path)
+    assert ("past the transformers" in text(*standard, *policy, chart=chart)) is not closed
+    assert "past the transformers" not in text("--set", "models.whisper-base.enabled=true", *policy, chart=chart)
+
+
+@pytest.mark.parametrize("name", [name for name, each in VALUES["models"].items() if not each["predictor"]["weights"]])
+def test_who_has_no_weights_asks_for_some(name):
+    timeout = ("--set", "global.maxTimeoutSeconds=3600")
+    with pytest.raises(
+        helm.HelmError, match=rf"models\.{name}\.predictor\.weights is empty: set modelId, storageUri or image"
+    ):
+        helm.template("--set", f"models.{name}.enabled=true", *timeout)
+    given = ("--set", f"models.{name}.predictor.weights.storageUri=pvc://weights/{name}")
+    assert helm.objects("--set", f"models.{name}.enabled=true", *timeout, *given)
 
 
 def test_notes_without_a_model(tmp_path):

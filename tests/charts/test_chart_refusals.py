@@ -1,5 +1,7 @@
 """Mistakes are refused before anything is applied: across fields in one sentence, single values by the schema."""
 
+import json
+
 import pytest
 
 from charts.tools import helm
@@ -21,11 +23,55 @@ SENTENCES = [
         "models.whisper-base.timeout is 601, more than global.maxTimeoutSeconds 600: raise that together with "
         "max-revision-timeout-seconds of Knative's config-defaults",
     ),
+    ([f"{P}.resources.requests.memory=2049Mi"], f"{P}.resources.requests.memory is 2049Mi, more than the limit 2Gi"),
+    ([f"{P}.resources.requests.memory=3G"], f"{P}.resources.requests.memory is 3G, more than the limit 2Gi"),
+    ([f"{P}.resources.requests.cpu=4001m"], f"{P}.resources.requests.cpu is 4001m, more than the limit 4"),
+    ([f"{T}.resources.requests.cpu=2001m"], f"{T}.resources.requests.cpu is 2001m, more than the limit 2"),
+    ([f"{P}.env.DEVICE=cuda"], f"{P}.env.DEVICE is cuda without a GPU: set gpu.profile and gpu.count"),
+    ([f"{P}.scaling.window=5s"], f"{P}.scaling.window is 5s: Knative takes 6s to 1h"),
+    ([f"{T}.scaling.window=60m1s"], f"{T}.scaling.window is 60m1s: Knative takes 6s to 1h"),
+    ([f"{P}.scaling.retention=1h1s"], f"{P}.scaling.retention is 1h1s: Knative takes 1h at most"),
+    (
+        [f"{P}.weights.modelId=/mnt/models"],
+        f"{P}.weights.modelId is /mnt/models, a path at which nothing is mounted: set storageUri or image",
+    ),
+    ([f"{P}.weights.modelId="], f"{P}.weights is empty: set modelId, storageUri or image"),
+    (
+        [*STANDARD, "global.networkPolicy.enabled=true"],
+        "global.networkPolicy.dataPlaneNamespaces has knative-serving, from where nobody calls in deploymentMode Standard: "
+        "name those of your ingress controller",
+    ),
+    (
+        [
+            *STANDARD,
+            "global.networkPolicy.enabled=true",
+            "global.networkPolicy.dataPlaneNamespaces={nginx,kourier-system}",
+        ],
+        "global.networkPolicy.dataPlaneNamespaces has kourier-system, from where nobody calls in deploymentMode Standard: "
+        "name those of your ingress controller",
+    ),
+    (["defaults.predictor.scaling.max=null"], f"{P}.scaling.max has no value: null took its default away"),
+    (["defaults.predictor.scaling=null"], f"{P}.scaling.min has no value: null took its default away"),
+    (["defaults.predictor.weights=null"], f"{P}.weights.storageUri has no value: null took its default away"),
+    (["defaults.transformer.name=null"], f"{T}.name is empty, which is none of transformers: audio, dicom"),
     ([f"{P}.gpu.count=1"], f"{P}.gpu.count is 1 without a profile: name one of {PROFILES}"),
     ([f"{P}.gpu.profile=t4"], f"{P}.gpu.profile is t4 but count is 0: set how many GPUs, or no profile"),
     (
         [f"{P}.gpu.profile=tpu", f"{P}.gpu.count=1"],
         f"{P}.gpu.profile is tpu, which is none of gpuProfiles: {PROFILES}",
+    ),
+    (
+        [f"{P}.fastStart.eager=true"],
+        f"{P}.fastStart.eager is set: it is for BACKEND vllm, and env.BACKEND is ctranslate2",
+    ),
+    (
+        [f"{P}.fastStart.cacheClaim=cache", f"{P}.env.BACKEND="],
+        f"{P}.fastStart.cacheClaim is set: it is for BACKEND vllm, and env.BACKEND is empty",
+    ),
+    (["defaults.predictor.fastStart=null"], f"{P}.fastStart has no value: null took its default away"),
+    (
+        [f"{P}.env.TENSOR_PARALLEL_SIZE=two"],
+        f"{P}.env.TENSOR_PARALLEL_SIZE cannot be set here: it comes from gpu.count",
     ),
     ([f"{T}.name=video"], f"{T}.name is video, which is none of transformers: audio, dicom"),
     (["global.tag=latest"], f"{P}.image has the tag latest, which no revision can be rolled back to"),
@@ -45,6 +91,14 @@ SENTENCES = [
         f"{P}.weights.image has the tag latest, which no revision can be rolled back to",
     ),
     (
+        [f"{P}.weights.storageUri=oci+native://registry:5000/w"],
+        f"{P}.weights.storageUri is oci+native://registry:5000/w, which has no tag",
+    ),
+    (
+        [f"{P}.weights.storageUri=oci+native://registry/w:latest"],
+        f"{P}.weights.storageUri has the tag latest, which no revision can be rolled back to",
+    ),
+    (
         [f"{P}.weights.storageUri=oci://registry/w:1"],
         f"{P}.weights.storageUri: KServe mounts oci:// only after the start and PodSecurity restricted refuses it: use "
         "oci+native:// or weights.image",
@@ -55,6 +109,14 @@ SENTENCES = [
     ),
     ([f"{P}.env.MODEL_ID=large-v3"], f"{P}.env.MODEL_ID cannot be set here: it comes from weights"),
     ([f"{T}.env.API_KEYS=secret"], f"{T}.env.API_KEYS cannot be set here: it comes from global.apiKeys"),
+    (
+        [f"{P}.env.REQUEST_TIMEOUT_SECONDS=9s"],
+        f"{P}.env.REQUEST_TIMEOUT_SECONDS cannot be set here: it comes from timeout",
+    ),
+    (
+        [f"{T}.env.REQUEST_TIMEOUT_SECONDS=9s"],
+        f"{T}.env.REQUEST_TIMEOUT_SECONDS cannot be set here: it comes from timeout",
+    ),
     ([f"{P}.env.PYTHONPATH=/x"], f"{P}.env.PYTHONPATH cannot be set here: it comes from the image"),
     (
         ["deploymentMode=Standard"],
@@ -90,7 +152,8 @@ def test_one_sentence(settings, sentence):
 
 
 def add(name: str) -> tuple[str, ...]:
-    entry = '{"enabled": true, "description": "", "predictor": {"module": "predictors.whisper", "image": {"repository": "w"}}}'
+    predictor = {"module": "predictors.whisper", "image": {"repository": "w"}, "weights": {"modelId": "base"}}
+    entry = json.dumps({"enabled": True, "description": "", "predictor": predictor})
     return ("--set-json", f"models.{name}={entry}")
 
 
@@ -133,6 +196,10 @@ def test_a_model_that_is_off_may_be_wrong():
             "at '/models/whisper-base/predictor/resources/limits/memory'",
         ),
         (["models.whisper-base.predictor.image.tag=a b"], "at '/models/whisper-base/predictor/image/tag'"),
+        (
+            ["models.whisper-base.predictor.fastStart.cacheClaim=A/b"],
+            "at '/models/whisper-base/predictor/fastStart/cacheClaim'",
+        ),
         (["models.whisper-base.enabled=yes"], "at '/models/whisper-base/enabled'"),
         (["deploymentMode=Serverless"], "at '/deploymentMode'"),
         (["global.pullPolicy=Sometimes"], "at '/global/pullPolicy'"),
@@ -142,6 +209,13 @@ def test_a_model_that_is_off_may_be_wrong():
         (["gpuProfiles.t4.nodeSelector=null"], "at '/gpuProfiles/t4'"),
         (["gpuProfiles.t4.resource=gpu"], "at '/gpuProfiles/t4/resource'"),
         (["transformers.audio.tmpSize=4GB"], "at '/transformers/audio/tmpSize'"),
+        *(([f"{name}=null"], f"at '': missing property '{name}'") for name in helm.values()),
+        (["defaults.canary=null"], "at '/defaults': missing property 'canary'"),
+        (["global.apiKeys=null"], "at '/global': missing property 'apiKeys'"),
+        (["global.networkPolicy.enabled=null"], "at '/global/networkPolicy': missing property 'enabled'"),
+        ([f"{P}.scaling=null"], "at '/models/whisper-base/predictor/scaling': got null, want object"),
+        (["models.whisper-base.description=one\r- two"], "at '/models/whisper-base/description'"),
+        (["models.whisper-base.description=one\u2028two"], "at '/models/whisper-base/description'"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )

@@ -11,7 +11,7 @@ from tests.charts import scenarios
 
 FOLDER = helm.ROOT / "manifests" / "cluster"
 FILES = sorted(FOLDER.glob("*/*.yaml"))
-# What Knative refuses in a pod unless the flag is enabled (its feature flags; volumes and containers checked by hand).
+# What Knative refuses in a pod unless the flags are enabled (its feature flags; containers checked by hand).
 FLAGS = {
     "nodeSelector": "kubernetes.podspec-nodeselector",
     "tolerations": "kubernetes.podspec-tolerations",
@@ -22,9 +22,12 @@ FLAGS = {
     "priorityClassName": "kubernetes.podspec-priorityclassname",
     "topologySpreadConstraints": "kubernetes.podspec-topologyspreadconstraints",
     "shareProcessNamespace": "kubernetes.podspec-shareprocessnamespace",
+    "hostPath": "kubernetes.podspec-volumes-hostpath",
+    "persistentVolumeClaim": "kubernetes.podspec-persistent-volume-claim kubernetes.podspec-persistent-volume-write",
 }
-# Fields of a pod that Knative always takes.
+# Fields of a pod and of its volumes that Knative always takes.
 FREE = {
+    *("name", "emptyDir", "secret"),
     "automountServiceAccountToken",
     "containers",
     "enableServiceLinks",
@@ -48,10 +51,10 @@ def test_features_are_those_that_pods_need():
         if str(scenario).startswith("standard-mode"):
             continue
         for _, _, spec in scenarios.components(scenario):
-            used |= set(spec) - FREE - KSERVE
-            assert all(set(volume) <= {"name", "emptyDir", "secret"} for volume in spec["volumes"])
+            fields = set(spec).union(*spec["volumes"])
+            used |= fields - FREE - KSERVE
     features = load("knative/config-features.yaml")["data"]
-    assert features == {FLAGS[field]: "enabled" for field in used}
+    assert features == {flag: "enabled" for field in used for flag in FLAGS[field].split()}
 
 
 def test_timeouts_agree():

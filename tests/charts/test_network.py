@@ -64,7 +64,6 @@ def test_only_who_downloads_reaches_the_internet():
         "storageUri=pvc://claim",
         "storageUri=oci+native://registry/w:1",
         "image=registry/w:1",
-        "modelId=/mnt/models",
     ):
         assert not reaches_internet(policies("--set", f"{weights}.{there}")["whisper-base-predictor"])
 

@@ -7,13 +7,16 @@ import subprocess
 import pytest
 import yaml
 
-from charts.tools import helm
+from charts.tools import helm, manifests
 from tests.charts import programs
 
 PROFILES = {
     "cpu": ({"whisper-base"}, {"audio", "whisper-ct2", "demo-weights"}),
-    "one-model": ({"whisper-base"}, {"audio", "whisper-ct2"}),
-    "gpu": ({"whisper-large-v3", "whisper-medium-gpu"}, {"audio", "whisper-ct2", "whisper"}),
+    "one-model": ({"whisper-base"}, {"audio", "predictor"}),
+    "gpu": (
+        {"whisper-large-v3", "whisper-medium-gpu", "whisper-large-v3-vllm"},
+        {"audio", "whisper-ct2", "whisper", "whisper-vllm"},
+    ),
 }
 pytestmark = pytest.mark.timeout(1800)  # the first run may build skaffold
 
@@ -65,8 +68,28 @@ def test_what_is_built_is_deployed(skaffold, profile):
     assert {image.split("/")[-1].split(":")[0] for image in used} == artifacts
 
 
-def test_another_model_and_platform(skaffold):
-    assert set(rendered(skaffold, "one-model", MODEL="whisper-large-v3")) == {"whisper-large-v3"}
+def test_one_model_has_its_own_image(skaffold):
+    """The lock that goes into the image is the one of the catalog; the image's tag, a digest, follows from it."""
+    artifacts = yaml.safe_load((helm.ROOT / "skaffold.yaml").read_text())[".artifacts"]
+    (lock,) = [each["docker"]["buildArgs"]["LOCK"] for each in artifacts if each["image"].endswith("/predictor")]
+    catalog = {name: helm.values()["models"][name]["predictor"]["image"]["repository"] for name in manifests.models()}
+    assert dict(re.findall(r'"(whisper\S*)" "(whisper\S*)"', lock)) == catalog
+    used = {}
+    for name, image in catalog.items():
+        ((found, service),) = rendered(skaffold, "one-model", MODEL=name).items()
+        assert found == name
+        used.setdefault(image, set()).add(service["spec"]["predictor"]["containers"][0]["image"])
+    assert [len(images) for images in used.values()] == [1] * len(used)
+    assert len(set.union(*used.values())) == len(used)
+
+
+def test_one_model_refuses_what_is_not_built(skaffold):
+    done = skaffold("build", "--profile", "one-model", MODEL="audio-caption", DOCKER_HOST="unix:///nowhere")
+    assert done.returncode != 0
+    assert f"MODEL=audio-caption is none of {', '.join(sorted(manifests.models()))}" in done.stderr
+
+
+def test_another_platform(skaffold):
     service = rendered(skaffold, "gpu", PLATFORM="gke")["whisper-large-v3"]
     assert service["spec"]["predictor"]["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-l4"}
 

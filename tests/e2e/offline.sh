@@ -4,10 +4,11 @@
 
 source_reach() { reach; }
 source_env() { environment; }
-source_down() { "$OFF/docker.sh" down; }
+source_down() { "$OFF/docker.sh" down && rm -f "$CLUSTER_DIR/offline"; }
 
 source_tools() {
   mkdir -p "$STATE"
+  touch "$CLUSTER_DIR/offline"
   "$OFF/packages.sh"
   "$OFF/build.sh"
   "$OFF/docker.sh" up

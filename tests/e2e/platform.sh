@@ -4,6 +4,7 @@
 #
 #   platform.sh up         every step: tools, cluster, serving, images, load, chart
 #   platform.sh STEP...    these steps
+#   platform.sh there      whether there is a cluster that this script made
 #   platform.sh env        what to `eval` for the cluster's kubectl, helm, kind and docker, and GATEWAY
 #   platform.sh down       delete the cluster, stop what `tools` started
 set -euo pipefail
@@ -21,8 +22,10 @@ VALUES=(
 )
 GATEWAY=http://127.0.0.1:31080 # the port of kind-config.yaml
 
+CREATED=$CLUSTER_DIR/created # there from the end of `kind create` on
+
 # The two sources differ in the functions source_*. A cluster that was made offline stays so.
-if [ "${OFFLINE:-}" = 1 ] || [ -e "$CLUSTER_DIR/kind/before" ]; then
+if [ "${OFFLINE:-}" = 1 ] || [ -e "$CLUSTER_DIR/offline" ]; then
   . "$E2E/offline.sh"
 else
   . "$E2E/online.sh"
@@ -31,8 +34,10 @@ fi
 tools() { source_tools; }
 
 cluster() {
-  if ! kind get clusters 2>/dev/null | grep -qx "$CLUSTER"; then
+  if ! kind get clusters 2>/dev/null | grep -qx "$CLUSTER" || [ ! -e "$CREATED" ]; then
+    kind delete cluster --quiet --name "$CLUSTER" # what an interrupted run left
     kind create cluster --config "$ROOT/kind-config.yaml" --image "$(source_node_image)" --wait 180s
+    mkdir -p "$CLUSTER_DIR"; touch "$CREATED"
   fi
   kind export kubeconfig --quiet --name "$CLUSTER"
   # (the nodes of a cluster that just started again cannot be asked for yet)
@@ -126,13 +131,15 @@ chart() {
 
 down() {
   source_reach
-  if command -v kind >/dev/null && docker version >/dev/null 2>&1; then kind delete cluster --name "$CLUSTER"; fi
+  if docker version >/dev/null 2>&1; then kind delete cluster --name "$CLUSTER"; fi
+  rm -f "$CREATED"
   source_down
 }
 
 if [ "${1:-}" = up ]; then set -- tools cluster serving images load chart; fi
+if [ "${1:-}" = there ]; then [ -e "$CREATED" ]; exit; fi
 if [ "${1:-}" = env ]; then source_reach; source_env; echo "export GATEWAY=$GATEWAY"; exit; fi
-usage="platform.sh up | down | env | STEP..., a step being tools, cluster, serving, images, load or chart"
+usage="platform.sh up | down | there | env | STEP..., a step being tools, cluster, serving, images, load or chart"
 [ $# -gt 0 ] || die "$usage"
 for step; do
   case $step in tools|cluster|serving|images|load|chart|down) ;; *) die "$usage" ;; esac

@@ -56,14 +56,18 @@ class InferenceService:
 
     def split(self, role: Role) -> dict[str, int]:
         """Percent of the requests by revision, those with none left out; empty while a change is on its way."""
-        service = self.part(role)
-        route = kubectl.get("-n", self.namespace, "routes.serving.knative.dev", f"{self.name}-{role}")
-        if not all(_settled(each) for each in (service, route)):
-            return {}
+        settled = all(_settled(each) for each in (self.part(role), self._route(role)))
+        return self.shares(role) if settled else {}
+
+    def shares(self, role: Role) -> dict[str, int]:
+        """The same, also while a change is on its way, or cannot be made."""
         shares: dict[str, int] = {}
-        for target in route["status"]["traffic"]:
+        for target in self._route(role)["status"]["traffic"]:
             shares[target["revisionName"]] = shares.get(target["revisionName"], 0) + target.get("percent", 0)
         return {name: percent for name, percent in shares.items() if percent}
+
+    def _route(self, role: Role) -> Object:
+        return kubectl.get("-n", self.namespace, "routes.serving.knative.dev", f"{self.name}-{role}")
 
     def until_split(self, role: Role, wanted: dict[str, int], seconds: float = READY_SECONDS) -> None:
         """Returns once the gateway has the shares `wanted`."""

@@ -83,6 +83,7 @@ def test_a_killed_predictor(deployed: Deployed, hello: bytes, figures: Section) 
         until("the container started again", restarted, 120)
         back = time.time()
         load.until_answered(2, 120)
+    assert all(each.status == 200 for each in load.outcomes[:before])
     refused = load.failed
     figures.row("predictor killed → ready again", f"{back - killed:.1f} s")
     figures.row(

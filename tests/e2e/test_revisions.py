@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests.bench.report import Section
-from tests.e2e import kubectl
+from tests.e2e import inside, kubectl
 from tests.e2e.binomial import bounds
 from tests.e2e.conftest import MODEL, Deployed
 from tests.e2e.gateway import Outcome
@@ -20,6 +20,8 @@ WINDOW = f"models.{MODEL}.predictor.scaling.window"
 REVISION = "serving.knative.dev/revision"
 CALLS, CLIENTS = 300, 4
 SOME = 20
+ENOUGH = 45
+"""Calls of which at least one goes to a revision of 20 %, but for one time in 20,000."""
 
 
 def revisions(service: InferenceService, outcomes: list[Outcome]) -> list[str]:
@@ -43,12 +45,15 @@ def test_a_part_then_all_then_back(deployed: Deployed, hello: bytes, figures: Se
         new = service.until_newer("predictor", old)
         service.until_split("predictor", {old: 80, new: 20})
         figures.row("helm upgrade → a new revision has 20 %", f"{time.monotonic() - begun:.1f} s")
+        assert set(revisions(service, load.from_now(ENOUGH, 200))) == {old, new}
         begun = time.monotonic()
-        named = revisions(service, load.from_now(CALLS, 400))
-        hits, (low, high) = named.count(new), bounds(len(named), 0.2)
+        answers = inside.calls(service, CALLS, 2 * CLIENTS)
+        assert {each.status for each in answers} == {200}
+        assert {each.revision for each in answers} == {old, new}
+        hits, (low, high) = sum(each.revision == new for each in answers), bounds(CALLS, 0.2)
         figures.row(
-            f"of {len(named)} calls at 20 % (bounds {low} to {high}, 99.9 %)",
-            f"{hits} by the new revision; {time.monotonic() - begun:.0f} s, {CLIENTS} clients",
+            f"of {CALLS} calls at 20 % (bounds {low} to {high}, 99.9 %)",
+            f"{hits} by the new revision; {time.monotonic() - begun:.0f} s",
         )
         assert low <= hits <= high
 
@@ -88,6 +93,7 @@ def test_a_revision_that_never_starts_gets_no_calls(deployed: Deployed, hello: b
         (message,) = until("the bad revision ended at its start", ends, 120)
         assert "BACKEND: " in message  # why, for whoever looks at the pod
         assert set(revisions(service, load.from_now(SOME, 120))) == {good}
+        assert service.shares("predictor") == {good: 100}
         assert not kubectl.is_true(service.get(), "Ready")  # it does not go unnoticed
 
         release.upgrade(f"{BACKEND}=ctranslate2", f"{WINDOW}=32s", f"{PERCENT}=null")

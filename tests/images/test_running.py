@@ -11,7 +11,7 @@ from tests.images import containers
 from tests.images.containers import IMAGES, Container, ContainerError
 from tests.integration.clips import HELLO, clip, words
 
-BACKENDS = {"whisper-ct2": "ctranslate2", "whisper": "openai_whisper"}
+BACKENDS = {"whisper-ct2": "ctranslate2", "whisper": "openai_whisper", "whisper-vllm-cpu": "vllm"}
 predictors = pytest.mark.parametrize("image", [image for image in IMAGES if image in BACKENDS])
 
 
@@ -59,7 +59,7 @@ def test_a_predictor_without_weights_says_why(image):
 @predictors
 def test_a_recording_through_both_pods(image, weights, network):
     joined = ["--network", network, "--network-alias"]
-    mounted = [*joined, "predictor", "--volume", f"{weights}:/mnt/models:ro", *backend(image)]
+    mounted = [*joined, "predictor", "--shm-size=1g", "--volume", f"{weights}:/mnt/models:ro", *backend(image)]
     flags = ["--model_name=whisper", "--http_port=8080"]
     with (
         Container(image, *flags, "--model_id=/mnt/models", options=mounted) as predictor,

@@ -75,6 +75,15 @@ def test_while_it_loads_a_pod_is_live_but_not_ready_and_stops_when_told(start_po
     assert nothing_is_left_of(pod)
 
 
+def test_a_transformer_wakes_its_predictor_as_it_starts(start_pod: StartPod) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as predictor:
+        predictor.settimeout(60)
+        start_pod("transformers_pre.audio", "speech", predictor_host=f"127.0.0.1:{predictor.getsockname()[1]}")
+        connection, _ = predictor.accept()  # nobody has asked the transformer for anything
+        with connection:
+            assert connection.recv(4096).startswith(b"GET /v2/models/speech/ready ")
+
+
 @pytest.fixture(scope="module")
 def failures() -> Iterator[dict[str, Pod]]:
     """Pods that cannot start, begun together: each costs seconds of imports."""

@@ -39,15 +39,16 @@ class SpeechTransformer(Model):  # type: ignore[misc]  # kserve ships no types
 
     def __init__(self, transcriber: Transcriber, client: KnownPredictor, media: DecoderPool, settings: AudioSettings):
         super().__init__(settings.model_name)
+        self.dead = asyncio.Event()
         self._transcriber = transcriber
         self._client = client
         self._media = media
         self._settings = settings
 
     async def start_up(self) -> None:
-        """Starts the decoders and wakes the predictor."""
-        await self._media.start()
+        """Wakes the predictor, then starts the decoders."""
         self._client.wake()
+        await self._media.start()
         self.ready = True
 
     async def shut_down(self) -> None:

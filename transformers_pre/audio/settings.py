@@ -2,11 +2,11 @@
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from serving.settings import MIB, TransformerSettings
 from transformers_pre.audio.fetch import AllowList, FetchLimits
-from transformers_pre.audio.media import MediaLimits
+from transformers_pre.audio.media import SAMPLE_RATE, MediaLimits
 from transformers_pre.audio.split import SplitLimits
 from transformers_pre.audio.upload import FormLimits
 
@@ -50,6 +50,9 @@ class AudioSettings(TransformerSettings):
     stream_keep_alive_seconds: float = Field(15.0, gt=0)
     """Idle time after which a stream of events sends a comment, so that proxies do not cut it. Once that, or the first event,
     is sent, the status is 200: what goes wrong then is told by an event."""
+    whisper_sampling_rate: int = SAMPLE_RATE
+    """Samples a second that the predictor gets. Recordings of any rate are resampled to the 16000 that recognisers take; other
+    values are refused."""
     whisper_segment_duration_sec: float = Field(SplitLimits.max_seconds, ge=5.0, le=30.0)
     """Longest window that the predictor gets; 30 s is all that Whisper sees."""
     split_search_seconds: float = Field(SplitLimits.search_seconds, gt=0)
@@ -58,6 +61,13 @@ class AudioSettings(TransformerSettings):
     """Audio from beyond a cut inside speech that both sides get as context."""
     vad_threshold: float = Field(SplitLimits.speech_threshold, gt=0, lt=1)
     """Speech probability from which 32 ms count as voiced."""
+
+    @field_validator("whisper_sampling_rate")
+    @classmethod
+    def _known_rate(cls, rate: int) -> int:
+        if rate != SAMPLE_RATE:
+            raise ValueError(f"recognisers take {SAMPLE_RATE} samples a second, leave it out or give {SAMPLE_RATE}")
+        return rate
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -2,13 +2,16 @@
 {{- define "sonotome.check" -}}
 {{- include "sonotome.check.name" . -}}
 {{- include "sonotome.check.transformer" . -}}
+{{- include "sonotome.check.nulls" . -}}
 {{- include "sonotome.check.mode" . -}}
 {{- include "sonotome.check.weights" . -}}
 {{- include "sonotome.check.gpu" . -}}
+{{- include "sonotome.check.fastStart" . -}}
 {{- range $role := list "predictor" "transformer" -}}
 {{- $part := dict "root" $.root "component" (get $.model $role) "path" (printf "models.%s.%s" $.name $role) -}}
 {{- include "sonotome.check.image" $part -}}
 {{- include "sonotome.check.env" $part -}}
+{{- include "sonotome.check.resources" $part -}}
 {{- include "sonotome.check.scaling" $part -}}
 {{- end -}}
 {{- end -}}
@@ -25,8 +28,27 @@
 {{- end -}}
 
 {{- define "sonotome.check.transformer" -}}
-{{- if not (hasKey .root.Values.transformers .model.transformer.name) -}}
-{{- fail (printf "models.%s.transformer.name is %s, which is none of transformers: %s" .name .model.transformer.name (keys .root.Values.transformers | sortAlpha | join ", ")) -}}
+{{- $name := .model.transformer.name | default "" -}}
+{{- if not (hasKey .root.Values.transformers $name) -}}
+{{- fail (printf "models.%s.transformer.name is %s, which is none of transformers: %s" .name ($name | default "empty") (keys .root.Values.transformers | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Helm takes a value away that is set to null. */}}
+{{- define "sonotome.check.nulls" -}}
+{{- $paths := list "timeout" "canary" "predictor.weights.modelId" "predictor.weights.storageUri" "predictor.weights.image" "predictor.gpu" "predictor.fastStart" "predictor.env" -}}
+{{- $pod := "image resources.requests.cpu resources.requests.memory resources.limits.cpu resources.limits.memory scaling.min scaling.max scaling.metric scaling.target scaling.cpuPercent startupSeconds startupProbe tmpSize" -}}
+{{- range $role := list "predictor" "transformer" -}}
+{{- range splitList " " $pod }}{{ $paths = append $paths (printf "%s.%s" $role .) }}{{ end -}}
+{{- end -}}
+{{- range $path := $paths -}}
+{{- $at := $.model -}}
+{{- range splitList "." $path -}}
+{{- if kindIs "map" $at }}{{ $at = index $at . }}{{ end -}}
+{{- end -}}
+{{- if kindIs "invalid" $at -}}
+{{- fail (printf "models.%s.%s has no value: null took its default away" $.name $path) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -41,12 +63,25 @@
 {{- fail (printf "models.%s.canary.%s is set: deploymentMode Standard has no canary by percentage" $.name $key) -}}
 {{- end -}}
 {{- end -}}
+{{- with .root.Values.global.networkPolicy -}}
+{{- range $namespace := .enabled | ternary .dataPlaneNamespaces (list) -}}
+{{- if has $namespace (list "knative-serving" "kourier-system") -}}
+{{- fail (printf "global.networkPolicy.dataPlaneNamespaces has %s, from where nobody calls in deploymentMode Standard: name those of your ingress controller" $namespace) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "sonotome.check.weights" -}}
 {{- with .model.predictor.weights -}}
 {{- $path := printf "models.%s.predictor.weights" $.name -}}
+{{- if not (or .modelId .storageUri .image) -}}
+{{- fail (printf "%s is empty: set modelId, storageUri or image" $path) -}}
+{{- end -}}
+{{- if and (hasPrefix "/" .modelId) (not (or .storageUri .image)) -}}
+{{- fail (printf "%s.modelId is %s, a path at which nothing is mounted: set storageUri or image" $path .modelId) -}}
+{{- end -}}
 {{- if and .storageUri .image -}}
 {{- fail (printf "%s has storageUri and image: set one of them" $path) -}}
 {{- end -}}
@@ -56,16 +91,22 @@
 {{- if and .storageUri (not (regexMatch "^(pvc|oci\\+native|gs|s3|hf|https?|hdfs|webhdfs)://." .storageUri)) -}}
 {{- fail (printf "%s.storageUri is %s: KServe knows pvc, oci+native, gs, s3, hf, http, https, hdfs and webhdfs" $path .storageUri) -}}
 {{- end -}}
-{{- if and .image (not (regexMatch "(:[A-Za-z0-9_][A-Za-z0-9_.-]*|@sha256:[0-9a-f]{64})$" .image)) -}}
-{{- fail (printf "%s.image is %s, which has no tag" $path .image) -}}
+{{- range $key, $image := hasPrefix "oci+native://" .storageUri | ternary (dict "storageUri" .storageUri) (dict "image" .image) -}}
+{{- if and $image (not (regexMatch "[^/](:[A-Za-z0-9_][A-Za-z0-9_.-]*|@sha256:[0-9a-f]{64})$" $image)) -}}
+{{- fail (printf "%s.%s is %s, which has no tag" $path $key $image) -}}
 {{- end -}}
-{{- if hasSuffix ":latest" .image -}}
-{{- fail (printf "%s.image has the tag latest, which no revision can be rolled back to" $path) -}}
+{{- if hasSuffix ":latest" $image -}}
+{{- fail (printf "%s.%s has the tag latest, which no revision can be rolled back to" $path $key) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "sonotome.check.gpu" -}}
+{{- $device := .model.predictor.env.DEVICE | default "" -}}
+{{- if and (hasPrefix "cuda" $device) (not .model.predictor.gpu.count) -}}
+{{- fail (printf "models.%s.predictor.env.DEVICE is %s without a GPU: set gpu.profile and gpu.count" .name $device) -}}
+{{- end -}}
 {{- with .model.predictor.gpu -}}
 {{- $path := printf "models.%s.predictor.gpu" $.name -}}
 {{- $profiles := keys $.root.Values.gpuProfiles | sortAlpha | join ", " -}}
@@ -77,6 +118,15 @@
 {{- end -}}
 {{- if and .profile (not (hasKey $.root.Values.gpuProfiles .profile)) -}}
 {{- fail (printf "%s.profile is %s, which is none of gpuProfiles: %s" $path .profile $profiles) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "sonotome.check.fastStart" -}}
+{{- $backend := .model.predictor.env.BACKEND | default "" -}}
+{{- range $key, $value := .model.predictor.fastStart -}}
+{{- if and $value (ne $backend "vllm") -}}
+{{- fail (printf "models.%s.predictor.fastStart.%s is set: it is for BACKEND vllm, and env.BACKEND is %s" $.name $key ($backend | default "empty")) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -97,7 +147,7 @@
 {{- define "sonotome.check.env" -}}
 {{- $elsewhere := dict
   "MODEL_ID" "weights" "STORAGE_URI" "weights.storageUri" "API_KEYS" "global.apiKeys" "API_KEYS_FILE" "global.apiKeys"
-  "MODEL_NAME" "the entry's name" "PREDICTOR_HOST" "KServe" "HTTP_PORT" "the chart" "GRPC_PORT" "the chart" "ENABLE_GRPC" "the chart"
+  "MODEL_NAME" "the entry's name" "REQUEST_TIMEOUT_SECONDS" "timeout" "PREDICTOR_HOST" "KServe" "TENSOR_PARALLEL_SIZE" "gpu.count" "HTTP_PORT" "the chart" "GRPC_PORT" "the chart" "ENABLE_GRPC" "the chart"
   "PORT" "Knative" "K_SERVICE" "Knative" "K_CONFIGURATION" "Knative" "K_REVISION" "Knative" "PROTOCOL" "KServe" "PYTHONPATH" "the image" -}}
 {{- range $name, $value := .component.env -}}
 {{- with get $elsewhere $name -}}
@@ -106,6 +156,16 @@
 {{- end -}}
 {{- end -}}
 
+{{- define "sonotome.check.resources" -}}
+{{- range $name, $request := .component.resources.requests -}}
+{{- $limit := get $.component.resources.limits $name -}}
+{{- if gt (include "sonotome.number" $request | float64) (include "sonotome.number" $limit | float64) -}}
+{{- fail (printf "%s.resources.requests.%s is %s, more than the limit %s" $.path $name $request $limit) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The bounds are those of Knative's webhook (annotation_validation.go). */}}
 {{- define "sonotome.check.scaling" -}}
 {{- with .component.scaling -}}
 {{- if gt (int .min) (int .max) -}}
@@ -114,7 +174,15 @@
 {{- if and .concurrency (eq .metric "concurrency") (gt (int .target) (int .concurrency)) -}}
 {{- fail (printf "%s.scaling.target is %d, more than concurrency %d lets a pod have" $.path (int .target) (int .concurrency)) -}}
 {{- end -}}
-{{- if eq $.root.Values.deploymentMode "Standard" -}}
+{{- if eq $.root.Values.deploymentMode "Knative" -}}
+{{- $window := include "sonotome.seconds" (.window | default "60s") | float64 -}}
+{{- if or (lt $window 6.0) (gt $window 3600.0) -}}
+{{- fail (printf "%s.scaling.window is %s: Knative takes 6s to 1h" $.path .window) -}}
+{{- end -}}
+{{- if gt (include "sonotome.seconds" (.retention | default "") | float64) 3600.0 -}}
+{{- fail (printf "%s.scaling.retention is %s: Knative takes 1h at most" $.path .retention) -}}
+{{- end -}}
+{{- else -}}
 {{- if not .min -}}
 {{- fail (printf "%s.scaling.min is 0: deploymentMode Standard cannot scale to zero, set 1 or more" $.path) -}}
 {{- end -}}

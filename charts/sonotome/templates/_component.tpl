@@ -2,17 +2,20 @@
 {{- define "sonotome.component" -}}
 {{- $knative := eq .root.Values.deploymentMode "Knative" -}}
 {{- $gpu := include "sonotome.gpuProfile" . | fromJson -}}
+{{- $cacheClaim := (.component.fastStart | default dict).cacheClaim -}}
+{{/* Of a container's own 64 MiB vLLM's processes, which are several on CPU too, do not start: they want 240 MiB at a time. */}}
+{{- $sharedMemory := or (eq (include "sonotome.isVllm" .component) "true") (gt (int (.component.gpu | default dict).count) 1) -}}
 {{- include "sonotome.scaling" . }}
 timeout: {{ int .model.timeout }}
 {{- with .root.Values.global.serviceAccount }}
-serviceAccountName: {{ . }}
+serviceAccountName: {{ quote . }}
 {{- end }}
 automountServiceAccountToken: false
 enableServiceLinks: false  # a Service named `http` would set HTTP_PORT
 {{- with .root.Values.global.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ quote . }}
   {{- end }}
 {{- end }}
 {{- with $gpu.nodeSelector }}
@@ -24,7 +27,7 @@ tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $gpu.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ quote . }}
 {{- end }}
 {{- if not $knative }}
 terminationGracePeriodSeconds: {{ add (int .model.timeout) (include "sonotome.preStopSeconds" .) 5 }}
@@ -32,11 +35,11 @@ terminationGracePeriodSeconds: {{ add (int .model.timeout) (include "sonotome.pr
 {{- include "sonotome.weights.copy" . }}
 containers:
   - name: kserve-container
-    image: {{ include "sonotome.image" (dict "root" .root "image" .component.image) }}
-    imagePullPolicy: {{ .root.Values.global.pullPolicy }}
-    command: [python, -m, {{ .component.module }}]
+    image: {{ include "sonotome.image" (dict "root" .root "image" .component.image) | quote }}
+    imagePullPolicy: {{ quote .root.Values.global.pullPolicy }}
+    command: [python, -m, {{ quote .component.module }}]
     args:
-      - --model_name={{ .name }}
+      - {{ printf "--model_name=%s" .name | quote }}
       - --http_port=8080
       - --workers=1  # else KServe passes its concurrency limit to a transformer
       - --enable_grpc={{ not $knative }}  # Knative has one port a pod
@@ -64,7 +67,7 @@ containers:
       limits:
         {{- toYaml .component.resources.limits | nindent 8 }}
         {{- with $gpu.resource }}
-        {{ . }}: {{ int $.component.gpu.count | quote }}
+        {{ quote . }}: {{ int $.component.gpu.count | quote }}
         {{- end }}
     securityContext:
       {{- include "sonotome.securityContext" .root | nindent 6 }}
@@ -76,20 +79,34 @@ containers:
       {{- if (.component.weights | default dict).image }}
       - {name: weights, mountPath: /mnt/models, readOnly: true}
       {{- end }}
+      {{- if $sharedMemory }}
+      - {name: shm, mountPath: /dev/shm}
+      {{- end }}
+      {{- if $cacheClaim }}
+      - {name: cache, mountPath: /cache}
+      {{- end }}
 volumes:
   - name: tmp
-    emptyDir: {sizeLimit: {{ .component.tmpSize }}}
+    emptyDir: {sizeLimit: {{ quote .component.tmpSize }}}
   {{- with .root.Values.global.apiKeys }}
   {{- if .secretName }}
   - name: api-keys
     secret:
-      secretName: {{ .secretName }}
-      items: [{key: {{ .key }}, path: keys}]
+      secretName: {{ quote .secretName }}
+      items: [{key: {{ quote .key }}, path: keys}]
   {{- end }}
   {{- end }}
   {{- if (.component.weights | default dict).image }}
   - name: weights
     emptyDir: {}
+  {{- end }}
+  {{- if $sharedMemory }}
+  - name: shm
+    emptyDir: {medium: Memory, sizeLimit: 2Gi}  # counts as memory once it is written to
+  {{- end }}
+  {{- with $cacheClaim }}
+  - name: cache
+    persistentVolumeClaim: {claimName: {{ quote . }}}
   {{- end }}
 {{- end -}}
 
@@ -103,7 +120,7 @@ volumes:
 {{- end -}}
 
 {{- define "sonotome.probes" -}}
-{{- $ready := printf "{path: /v2/models/%s/ready, port: 8080}" .name -}}
+{{- $ready := printf "{path: \"/v2/models/%s/ready\", port: 8080}" .name -}}
 {{- $standard := eq .root.Values.deploymentMode "Standard" -}}
 {{- if or $standard .component.startupProbe -}}
 startupProbe:
@@ -129,8 +146,8 @@ livenessProbe:
 {{- with (.component.weights | default dict).image }}
 initContainers:
   - name: weights
-    image: {{ . }}
-    imagePullPolicy: {{ $.root.Values.global.pullPolicy }}
+    image: {{ quote . }}
+    imagePullPolicy: {{ quote $.root.Values.global.pullPolicy }}
     command: [cp, -r, /models/., /mnt/models]
     resources:
       requests: {cpu: 100m, memory: 64Mi}

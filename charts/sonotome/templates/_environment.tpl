@@ -1,13 +1,18 @@
 {{/* The environment of a container: what the chart knows, the entry's own settings over it. Every value a string. */}}
 {{- define "sonotome.environment" -}}
-{{- $own := include (printf "sonotome.environment.%s" .role) . | fromYaml -}}
-{{- $all := include "sonotome.environment.all" . | fromYaml -}}
-{{- range $name, $value := include "sonotome.merged" (list (merge $own $all) .component.env) | fromJson }}
-- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- $own := include "sonotome.environment.all" . | fromYaml -}}
+{{- if eq .role "predictor" -}}
+{{- $own = merge (include "sonotome.environment.weights" .component.weights | fromYaml) $own -}}
+{{- $own = merge (include "sonotome.environment.vllm" .component | fromYaml) $own -}}
+{{- end -}}
+{{- range $name, $value := include "sonotome.merged" (list $own .component.env) | fromJson }}
+- {name: {{ quote $name }}, value: {{ $value | quote }}}
 {{- end }}
 {{- end -}}
 
+{{/* Both pods give up 5 s before the mesh cuts the connection, so that the client gets a body that says why. */}}
 {{- define "sonotome.environment.all" -}}
+REQUEST_TIMEOUT_SECONDS: {{ sub (int .model.timeout) 5 | quote }}
 HOME: /tmp
 HF_HOME: /tmp/huggingface
 {{- if .root.Values.global.apiKeys.secretName }}
@@ -18,21 +23,27 @@ GRACE_SECONDS: {{ int .model.timeout | quote }}
 {{- end }}
 {{- end -}}
 
-{{- define "sonotome.environment.predictor" -}}
-{{- with .component.weights }}
-{{- if or .storageUri .image }}
+{{- define "sonotome.environment.weights" -}}
+{{- if or .storageUri .image -}}
 MODEL_ID: /mnt/models
 HF_HUB_OFFLINE: "1"
-{{- else if .modelId }}
-MODEL_ID: {{ .modelId | quote }}
+{{- else -}}
+MODEL_ID: {{ quote .modelId }}
 {{- end }}
 {{- with .storageUri }}
 STORAGE_URI: {{ quote . }}
 {{- end }}
-{{- end }}
 {{- end -}}
 
-{{/* The transformer gives up 5 s before the mesh cuts the connection, so that the client gets a body that says why. */}}
-{{- define "sonotome.environment.transformer" -}}
-REQUEST_TIMEOUT_SECONDS: {{ sub (int .model.timeout) 5 | quote }}
+{{- define "sonotome.environment.vllm" -}}
+{{- if .fastStart.eager }}
+ENFORCE_EAGER: "true"
+{{- end }}
+{{- if .fastStart.cacheClaim }}
+VLLM_CACHE_ROOT: /cache/vllm
+TRITON_CACHE_DIR: /cache/triton
+{{- end }}
+{{- if and (eq (include "sonotome.isVllm" .) "true") (gt (int .gpu.count) 1) }}
+TENSOR_PARALLEL_SIZE: {{ int .gpu.count | quote }}
+{{- end }}
 {{- end -}}

@@ -71,6 +71,6 @@ transformer's to its predictor too; without, a predictor hears its own transform
 {{- .root.Values.global.networkPolicy.allowLinks -}}
 {{- else -}}
 {{- $weights := .model.predictor.weights -}}
-{{- not (or $weights.image (regexMatch "^(pvc|oci\\+native)://" $weights.storageUri) (and (not $weights.storageUri) (hasPrefix "/" $weights.modelId))) -}}
+{{- not (or $weights.image (regexMatch "^(pvc|oci\\+native)://" $weights.storageUri)) -}}
 {{- end -}}
 {{- end -}}

@@ -13,6 +13,9 @@ GATEWAY is the address of your ingress gateway, such as http://127.0.0.1:8080
 {{- if eq .Values.deploymentMode "Knative" }} (with Kourier: kubectl -n kourier-system get service kourier)
 {{- end }}.
 {{- if .Values.global.apiKeys.secretName }} KEY is one of the keys in the Secret {{ .Values.global.apiKeys.secretName }}.{{ end }}
+{{- if and (eq .Values.deploymentMode "Standard") (not .Values.global.networkPolicy.enabled) }}
+KServe's Ingress also leads to the predictors, past the transformers: global.networkPolicy.enabled=true closes that way.
+{{- end }}
 {{- range $name := $enabled }}
 {{- $model := include "sonotome.model" (dict "root" $ "name" $name) | fromJson }}
 

@@ -7,7 +7,7 @@ maxReplicas: {{ int $scaling.max }}
 scaleMetric: cpu
 scaleTarget: {{ int $scaling.cpuPercent }}
 {{- else }}
-scaleMetric: {{ $scaling.metric }}
+scaleMetric: {{ quote $scaling.metric }}
 scaleTarget: {{ int $scaling.target }}
 {{- with $scaling.concurrency }}
 containerConcurrency: {{ int . }}
@@ -23,10 +23,10 @@ labels:
 annotations:
   serving.knative.dev/progress-deadline: {{ add (int .component.startupSeconds) 600 }}s  # 600 s to find a node and pull
   {{- with $scaling.window }}
-  autoscaling.knative.dev/window: {{ . }}
+  autoscaling.knative.dev/window: {{ quote . }}
   {{- end }}
   {{- with $scaling.retention }}
-  autoscaling.knative.dev/scale-to-zero-pod-retention-period: {{ . }}
+  autoscaling.knative.dev/scale-to-zero-pod-retention-period: {{ quote . }}
   {{- end }}
 {{- end }}
 {{- end -}}

@@ -20,3 +20,5 @@ if [ ! -e "$policy" ]; then
   trap 'rm "$policy"' EXIT
 fi
 DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends "${missing[@]}" >/dev/null
+# Nor at the next boot.
+if [[ " ${missing[*]} " == *" docker.io "* ]]; then deb-systemd-helper disable docker.service docker.socket containerd.service >/dev/null; fi

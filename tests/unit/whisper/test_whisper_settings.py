@@ -54,7 +54,7 @@ def test_no_threads_given_takes_the_container_s_cores() -> None:
 @pytest.mark.parametrize(
     ("flag", "value", "said"),
     [
-        ("backend", "whisper_cpp", "'ctranslate2' or 'openai_whisper'"),
+        ("backend", "whisper_cpp", "'openai_whisper' or 'vllm'"),
         ("dtype", "int4", "int8"),
         ("device", "tpu", "'cuda'"),
         ("timestamps", "words", "'segments'"),

@@ -1,0 +1,113 @@
+"""vLLM's engine for Whisper: what it is told, from the settings, and the device that it finds. Not here: decoding (`vllm.py`)."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from predictors.whisper.settings import WhisperSettings
+from serving.hardware import choose_device
+
+if TYPE_CHECKING:
+    from predictors.whisper.vllm_tokens import Rules
+
+ALTERNATIVES = 20
+"""Most probable tokens that are told besides a prompt's own: vLLM's default limit."""
+# vLLM imports these in its own process.
+_RULES = "predictors.whisper.backends.vllm_rules:WhisperRules"
+_WORKER = "predictors.whisper.backends.vllm_worker.WhisperWorker"
+_LOGGING = Path(__file__).with_name("vllm_logging.json")
+
+
+@dataclass(frozen=True)
+class Device:
+    """`cuda` with its compute capability, or `cpu`."""
+
+    kind: str
+    capability: tuple[int, int] = (0, 0)
+    name: str = "this CPU"
+    native_bfloat16: bool = False
+
+    def dtype(self, wanted: str) -> str:
+        """DTYPE's arithmetic. Raises ValueError where this device has not got it."""
+        if wanted == "auto":
+            return "bfloat16" if self.native_bfloat16 else "float32" if self.kind == "cpu" else "float16"
+        if self.kind == "cuda" and wanted == "bfloat16" and not self.native_bfloat16:
+            major, minor = self.capability
+            raise ValueError(
+                f"DTYPE=bfloat16 needs compute capability 8.0, {self.name} has {major}.{minor}; set DTYPE=float16"
+            )
+        if self.kind == "cpu" and wanted == "float16":
+            raise ValueError("DTYPE=float16 needs a GPU with BACKEND=vllm; on CPU set bfloat16 or float32")
+        return wanted
+
+    def kv_cache_dtype(self, wanted: str) -> str:
+        """VLLM_KV_CACHE_DTYPE. Raises ValueError where this device has not got it."""
+        if wanted == "fp8" and self.capability < (8, 9):
+            found = f"{self.name} has {'.'.join(map(str, self.capability))}" if self.kind == "cuda" else "this is a CPU"
+            raise ValueError(f"VLLM_KV_CACHE_DTYPE=fp8 needs a GPU of compute capability 8.9 or more, {found}")
+        return wanted
+
+
+def find_device(wanted: str) -> Device:
+    """The device for DEVICE auto, cpu or cuda. Raises ValueError when it is not there, or this vLLM is not made for it."""
+    import torch  # noqa: PLC0415  # heavy libraries are imported when they are needed
+    from vllm.platforms import current_platform  # noqa: PLC0415
+
+    made_for = "cuda" if current_platform.is_cuda() else "cpu"
+    kind = choose_device(wanted, made_for == "cuda" and torch.cuda.is_available(), "vLLM")
+    if kind != made_for:
+        raise ValueError(f"DEVICE={wanted}: this vLLM is made for {made_for}; take the other image")
+    if kind == "cpu":
+        return Device("cpu", native_bfloat16=_cpu_has("avx512_bf16", "amx_bf16"))
+    capability = torch.cuda.get_device_capability()
+    return Device("cuda", capability, torch.cuda.get_device_name(), native_bfloat16=capability >= (8, 0))
+
+
+def _cpu_has(*flags: str) -> bool:
+    file = Path("/proc/cpuinfo")
+    words = set(file.read_text().split()) if file.is_file() else set()
+    return not words.isdisjoint(flags)
+
+
+def environment(settings: WhisperSettings) -> Mapping[str, str]:
+    """Variables of vLLM, for what it has no argument for; those that are set already stay."""
+    threads = str(settings.threads())
+    wanted = {
+        "VLLM_USE_V2_MODEL_RUNNER": "0",  # whose logits processors and workers are others
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with threads may hang
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_CONFIG_PATH": str(_LOGGING),
+        "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.cpu_cache_gib))),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # others may share the cores
+        "OMP_NUM_THREADS": threads,
+    }
+    return {name: value for name, value in wanted.items() if name not in os.environ}
+
+
+def arguments(settings: WhisperSettings, folder: Path, device: Device, rules: "Rules") -> dict[str, Any]:
+    """Engine arguments. Raises ValueError for what this device cannot do."""
+    backend = settings.vllm_attention_backend.upper() or ("FLASHINFER" if settings.vllm_use_flashinfer else None)
+    if backend and device.kind == "cpu":
+        raise ValueError(
+            "VLLM_ATTENTION_BACKEND and VLLM_USE_FLASHINFER choose between kernels of a GPU, this is a CPU"
+        )
+    eager = settings.enforce_eager
+    return {
+        "model": str(folder),
+        "dtype": device.dtype(settings.dtype),
+        "kv_cache_dtype": device.kv_cache_dtype(settings.vllm_kv_cache_dtype),
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "max_num_seqs": settings.max_num_seqs,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "enforce_eager": device.kind == "cpu" if eager is None else eager,
+        "limit_mm_per_prompt": {"audio": 1},
+        "mm_processor_cache_gb": 0,  # a window does not come twice, but for its own requests, whose encodings stay
+        "max_logprobs": ALTERNATIVES,
+        "logits_processors": [_RULES],
+        "additional_config": rules.config(),
+        "worker_extension_cls": _WORKER,
+        "disable_log_stats": True,
+        **({"attention_backend": backend} if backend else {}),
+    }

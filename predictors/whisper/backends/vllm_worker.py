@@ -1,0 +1,143 @@
+"""What vLLM's worker process does for Whisper besides decoding: it keeps encodings, and aligns tokens with the audio.
+
+vLLM encodes a window again for every request, and a window makes several: its language, each step of the temperature
+ladder, each step of a beam search. Its attention kernels do not tell their weights, which the times of words come from;
+here the decoder's layers run once over the finished text with plain attention in the kernels' place.
+
+vLLM imports this module and mixes `WhisperWorker` into its worker; its methods are called by `collective_rpc`.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from vllm.distributed import get_tensor_model_parallel_rank, tensor_model_parallel_all_reduce
+
+from predictors.whisper.alignment import MEDIAN_FRAMES
+
+
+class WhisperWorker:
+    """Methods for vLLM's worker, which has a `model_runner`."""
+
+    model_runner: Any
+
+    def whisper_keep_encodings(self, count: int) -> None:
+        """From now on the last `count` encodings stay; each takes 1500 x width numbers, 3.8 MB of large-v3 at 2 bytes."""
+        model = self.model_runner.get_model().model
+        model.get_encoder_outputs = _Encodings(model.get_encoder_outputs, count)
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch's types are not read
+    def whisper_align(
+        self, features: bytes, mels: int, tokens: list[int], heads: list[list[int]], frames: int
+    ) -> list[Any]:
+        """How much each token looks at each 20 ms of audio.
+
+        Args:
+            features: log-mel features [mels, 3000], float32.
+            mels: their first dimension.
+            tokens: the decoder's whole input, prompt and text.
+            heads: layer and number of the attention heads that follow the audio.
+            frames: steps of 20 ms that are audio.
+
+        Returns:
+            Tokens, frames, and float32 [tokens, frames] as bytes: the mean over the heads of their weights, each
+            standardised over the tokens and smoothed over the frames, as openai-whisper does (`timing.find_alignment`).
+        """
+        model = self.model_runner.get_model()
+        device, dtype = self.model_runner.device, model.dtype
+        mel = torch.frombuffer(bytearray(features), dtype=torch.float32).view(mels, -1).to(device, dtype)
+        encoding = model.model.get_encoder_outputs([mel])[0]
+        decoder = model.model.decoder
+        with _watched(decoder.layers, heads) as watched:
+            places = torch.arange(len(tokens), device=device)
+            hidden = decoder.embed_input_ids(torch.tensor(tokens, device=device)) + decoder.embed_positions(places)
+            for layer in decoder.layers:
+                hidden = layer(hidden, encoder_hidden_states=encoding)
+        total = torch.zeros(len(tokens), frames, device=device)
+        for weights in (part for each in watched for part in each.weights):
+            total += _smoothed(_standardised(weights[:, :frames]))
+        total = tensor_model_parallel_all_reduce(total) / len(heads)
+        matrix = total.float().cpu().numpy()
+        return [*matrix.shape, matrix.tobytes()]
+
+
+class _Encodings:
+    """The model's encoder, which remembers. Equal features, to the bit, have one encoding."""
+
+    def __init__(self, encode: Any, count: int):
+        self._encode = encode
+        self._count = count
+        self._kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+
+    def __call__(self, input_features: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+        """Encodings [N, 1500, width] of N windows' features, however they are nested."""
+        windows = [window for part in input_features for window in (part if part.ndim > 2 else [part])]
+        keys = [hashlib.blake2b(window.float().cpu().numpy().tobytes(), digest_size=16).digest() for window in windows]
+        missing = {key: window for key, window in zip(keys, windows, strict=True) if key not in self._kept}
+        if missing:
+            for key, encoding in zip(missing, self._encode(list(missing.values())), strict=True):
+                self._kept[key] = encoding.clone()  # not a view that keeps the whole batch
+        for key in keys:
+            self._kept.move_to_end(key)
+        found = torch.stack([self._kept[key] for key in keys])
+        while len(self._kept) > self._count:
+            self._kept.popitem(last=False)
+        return found
+
+
+class _Plain(nn.Module):  # type: ignore[misc]  # as above
+    """Attention without a cache, for one window: q [T, heads * size], k and v [S, heads * size]."""
+
+    def __init__(self, kernel: Any, *, causal: bool, watch: Sequence[int] = ()):
+        super().__init__()
+        self._heads = kernel.num_heads
+        self._causal = causal
+        self._watch = watch
+        self.weights: list[torch.Tensor] = []
+        """Of each watched head: [T, S]."""
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """[T, heads * size]."""
+        q, k, v = (part.view(part.shape[0], self._heads, -1).transpose(0, 1) for part in (q, k, v))
+        for head in self._watch:
+            scores = q[head].float() @ k[head].float().T * q.shape[-1] ** -0.5
+            self.weights.append(scores.softmax(dim=-1))
+        mixed = nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=self._causal)[0]
+        return mixed.transpose(0, 1).reshape(q.shape[1], -1)
+
+
+@contextmanager
+def _watched(layers: Sequence[Any], heads: Sequence[Sequence[int]]) -> Iterator[list[_Plain]]:
+    """Plain attention in every layer for as long as the block lasts; those over the audio, with their weights."""
+    kernels = [(layer.self_attn.attn, layer.encoder_attn.attn) for layer in layers]
+    crossing = []
+    try:
+        for number, layer in enumerate(layers):
+            count = layer.encoder_attn.num_heads
+            first = get_tensor_model_parallel_rank() * count  # a GPU of several has some of the heads
+            mine = [head - first for at, head in heads if at == number and first <= head < first + count]
+            crossing.append(_Plain(layer.encoder_attn, causal=False, watch=mine))
+            layer.self_attn.attn = _Plain(layer.self_attn, causal=True)
+            layer.encoder_attn.attn = crossing[-1]
+        yield crossing
+    finally:
+        for layer, (own, cross) in zip(layers, kernels, strict=True):
+            layer.self_attn.attn, layer.encoder_attn.attn = own, cross
+
+
+def _standardised(weights: torch.Tensor) -> torch.Tensor:
+    deviation, mean = torch.std_mean(weights, dim=0, keepdim=True, correction=0)
+    return (weights - mean) / deviation.clamp_min(torch.finfo(weights.dtype).tiny)
+
+
+def _smoothed(weights: torch.Tensor) -> torch.Tensor:
+    """The median of MEDIAN_FRAMES neighbours, reflected at the ends."""
+    half = MEDIAN_FRAMES // 2
+    if weights.shape[-1] <= half:
+        return weights
+    padded = nn.functional.pad(weights[None], (half, half), mode="reflect")[0]
+    return padded.unfold(-1, MEDIAN_FRAMES, 1).median(dim=-1).values

@@ -1,0 +1,120 @@
+"""Thirty-two recordings at once: our service on vLLM's engine against `vllm serve`, same version, weights and flags, in turns.
+
+Words lost at cuts are told by what was said: each recording is longer than a window, so that each service cuts it.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import jiwer
+
+from predictors.whisper import weights
+from tests.bench.report import Section
+from tests.bench.service import plain_words
+from tests.bench.speech import RATE, speech, wav
+from tests.pods import free_port, wait_for
+from tests.services import Service, whisper
+
+CLIPS, ROUNDS = 32, 2
+SECONDS = 40.0
+SEQUENCES = 8
+DTYPE = "float32"  # both, on any CPU
+_STARTING_SECONDS = 600.0
+
+
+@contextlib.contextmanager
+def _vllm_serve() -> Iterator[str]:
+    """`vllm serve` with Whisper-base; its address."""
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("vllm")), "serve", str(weights.for_vllm("demo:whisper-base"))]
+    command += ["--served-model-name", "whisper", "--port", str(port), "--host", "127.0.0.1", "--dtype", DTYPE]
+    command += ["--max-num-seqs", str(SEQUENCES), "--enforce-eager", "--limit-mm-per-prompt", '{"audio": 1}']
+    environment = {
+        **os.environ,
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "2",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+
+            def ready() -> bool:
+                if process.poll() is not None:
+                    raise RuntimeError(f"vllm serve ended with {process.returncode}")
+                with contextlib.suppress(httpx.TransportError):
+                    return httpx.get(f"{url}/health", timeout=5, trust_env=False).status_code == httpx.codes.OK
+                return False
+
+            wait_for("vllm serve ready", ready, _STARTING_SECONDS)
+            yield url
+        finally:
+            process.terminate()
+
+
+def _ask(url: str, audio: bytes) -> str:
+    form = {"model": "whisper", "language": "en", "temperature": "0"}
+    answer = httpx.post(f"{url}/v1/audio/transcriptions", files={"file": ("a.wav", audio)}, data=form, timeout=1200)
+    answer.raise_for_status()
+    return plain_words(str(answer.json()["text"]))
+
+
+def _at_once(ask: Callable[[bytes], str], files: list[bytes]) -> tuple[list[str], float]:
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(len(files)) as pool:
+        texts = list(pool.map(ask, files))
+    return texts, time.perf_counter() - begun
+
+
+def run() -> Section:
+    """Both services stay up and take turns; only one is asked at a time."""
+    recordings = [speech(SECONDS, seed) for seed in range(CLIPS)]
+    files = [wav(samples) for samples, _ in recordings]
+    said = [plain_words(" ".join(clip.text for clip in clips)) for _, clips in recordings]
+    audio = sum(len(samples) for samples, _ in recordings) / RATE
+    env = {"BACKEND": "vllm", "VLLM_DTYPE": DTYPE, "MAX_NUM_SEQS": str(SEQUENCES), "ENFORCE_EAGER": "true"}
+    with whisper(2, env=env) as ours, _vllm_serve() as theirs:
+        return _compare(ours, theirs, files, said, audio)
+
+
+def _compare(ours: Service, theirs: str, files: list[bytes], said: list[str], audio: float) -> Section:
+    ways = {"service": ours.url, "vllm serve": theirs}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    texts: dict[str, list[str]] = {}
+    for url in ways.values():
+        _ask(url, files[0])  # what is made at the first call
+    for _ in range(ROUNDS):
+        for name, url in ways.items():
+            texts[name], took = _at_once(lambda file, url=url: _ask(url, file), files)
+            seconds[name].append(took)
+    best = {name: min(values) for name, values in seconds.items()}
+    section = Section(
+        "Whisper on vLLM",
+        f"{CLIPS} recordings of {SECONDS:g} s at once, Whisper-base in {DTYPE}, {SEQUENCES} sequences, 2 threads, greedy: our "
+        "service (with segment and word times, and the temperature ladder) against `vllm serve` of this version (text alone).",
+    )
+    for name in ways:
+        section.row(f"{name}, best of {ROUNDS}", f"{best[name]:.0f} s, {audio / best[name]:.1f}x real time")
+    section.row("throughput, service / vllm serve (goal ≥ 0.95)", f"{best['vllm serve'] / best['service']:.2f}")
+    count = sum(len(each.split()) for each in said)
+    for name in ways:
+        errors = jiwer.process_words(said, texts[name])
+        section.row(
+            f"{name}: words lost / doubled or made up / wrong, of {count} in {CLIPS} recordings with a cut each",
+            f"{errors.deletions} / {errors.insertions} / {errors.substitutions}",
+        )
+    section.row("peak RSS of the service's predictor and transformer, vLLM's processes not counted", _peak(ours))
+    return section
+
+
+def _peak(running: Service) -> str:
+    return f"{running.predictor.peak_rss_mb():.0f} + {running.transformer.peak_rss_mb():.0f} MB"
