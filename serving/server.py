@@ -24,7 +24,9 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse
 from kserve import ModelServer
 from kserve.model_server import app as kserve_app
-from kserve.protocol.rest.server import RESTServer
+from kserve.protocol.rest.server import metrics_handler
+from kserve.protocol.rest.v1_endpoints import register_v1_endpoints
+from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 
 from serving import grpc_server, telemetry
 from serving.auth import Keys
@@ -182,8 +184,10 @@ class _Pod:
             protocol_router(self._model, JsonLimit(self._settings.max_json_bytes, self._settings.max_json_values)),
         ):
             app.include_router(router)
-        rest = RESTServer("kserve.model_server:app", kserve.dataplane, kserve.model_repository_extension, 0)
-        rest.create_application()
+        # Not by KServe's RESTServer: with vLLM installed it imports all of that for its OpenAI routes, which no model here has.
+        app.add_api_route("/metrics", metrics_handler, methods=["GET"])
+        for register in (register_v1_endpoints, register_v2_endpoints):
+            register(app, kserve.dataplane, kserve.model_repository_extension)
         _drop_replaced(app)
         return wrap(
             app,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.bench import boundaries, cuts, hop, service, vllm
-from tests.bench.report import Section
+from tests.bench.report import CLUSTER, Section, find
 from tests.services import whisper
 
 REPORT = Path(__file__).parents[2] / "docs/benchmarks.md"
@@ -62,10 +62,13 @@ def main() -> None:
     if not options.only:
         head = (
             "# Benchmarks\n\nMade by `make bench` in one run; the ways that are compared take turns. Ratios matter, seconds "
-            f"depend on the machine.\n\n{dt.date.today().isoformat()} · {_machine()}\n"
+            f'depend on the machine. "{CLUSTER}" is by\n`E2E_REPORT=docs/benchmarks.md make e2e`.\n\n'
+            f"{dt.date.today().isoformat()} · {_machine()}\n"
         )
         REPORT.parent.mkdir(exist_ok=True)
-        REPORT.write_text("\n".join([head, *(section.markdown() for section in sections)]))
+        made_elsewhere = find(REPORT.read_text(), CLUSTER) if REPORT.exists() else None
+        parts = [head, *(section.markdown() for section in sections), *([made_elsewhere[0]] if made_elsewhere else [])]
+        REPORT.write_text("\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """What a bench gives back: a titled table, printed and written to docs/benchmarks.md."""
 
+import re
 from dataclasses import dataclass, field
+
+CLUSTER = "On a cluster"
+"""The title of the section that `make e2e` makes and `make bench` keeps."""
 
 
 @dataclass
@@ -19,3 +23,8 @@ class Section:
         """The section as Markdown."""
         lines = [f"## {self.title}", "", self.about, "", "| what | figure |", "|---|---|"]
         return "\n".join([*lines, *(f"| {what} | {figure} |" for what, figure in self.rows)]) + "\n"
+
+
+def find(report: str, title: str) -> re.Match[str] | None:
+    """Where a report has the section of that title, up to the next one."""
+    return re.search(rf"^## {re.escape(title)}$.*?(?=^## |\Z)", report, re.DOTALL | re.MULTILINE)
