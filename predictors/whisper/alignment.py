@@ -56,13 +56,18 @@ def split_words(
     tokens: Sequence[int], decode: Callable[[list[int]], str], language: str
 ) -> list[tuple[str, tuple[int, ...]]]:
     """Words with their tokens, in order: at spaces, or in languages without them, at whole characters."""
+    whole = decode(list(tokens))
+    place = 0
     pieces: list[tuple[str, tuple[int, ...]]] = []
     held: list[int] = []
     for token in tokens:
         held.append(token)
         text = decode(held)
-        if "\ufffd" not in text:  # else a character has begun
+        broken = text.find("\ufffd")
+        # A character has begun, unless the whole text has that sign there too: a byte that belongs to none.
+        if broken < 0 or whole[place + broken : place + broken + 1] == "\ufffd":
             pieces.append((text, tuple(held)))
+            place += len(text)
             held = []
     if held:
         pieces.append((decode(held), tuple(held)))

@@ -19,6 +19,10 @@ MULTILINGUAL_SIZE = 51_865
 """Entries of the smallest vocabulary with languages."""
 
 
+_CONTROL = [
+    f"<|{name}|>"
+    for name in ("endoftext", "startoftranscript", "translate", "transcribe", "startofprev", "notimestamps")
+]
 _CONFIG_KEY = "whisper_rules"
 REQUEST_KEY = "whisper"
 """Where a request's `extra_args` say what the rules need to know of it."""
@@ -92,6 +96,8 @@ class Tokens:
     abilities: Abilities
     alignment_heads: list[list[int]]
     """Layer and number of the attention heads that follow the audio."""
+    heads: int
+    """Attention heads of a decoder layer."""
 
     @property
     def end(self) -> int:
@@ -106,9 +112,12 @@ class Tokens:
         config = _json(folder / "config.json")
         if config.get("model_type") != "whisper":
             raise ValueError(f"the weights are no Whisper, their config says {config.get('model_type')!r}")
-        generation = _json(folder / "generation_config.json")
+        generation = {**config, **_json(folder / "generation_config.json")}  # older fine-tunes have it all in the first
         tokenizer = AutoTokenizer.from_pretrained(folder)
         ids = tokenizer.get_vocab()
+        missing = [name for name in _CONTROL if name not in ids]
+        if missing:
+            raise ValueError(f"the weights' tokenizer is no Whisper's, it has no {', '.join(missing)}")
         start, translate, transcribe = (ids[f"<|{name}|>"] for name in ("startoftranscript", "translate", "transcribe"))
         no_timestamps = ids["<|notimestamps|>"]
         names = {token: name for name, token in ids.items() if start < token < min(translate, transcribe)}
@@ -134,10 +143,12 @@ class Tokens:
             abilities=Abilities(
                 tuple(languages.values()) if multilingual else ("en",),
                 multilingual,
-                lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
+                # Text alone: a client's "<|endoftext|>" is no control token.
+                lambda text: [token for token in tokenizer.encode(text, add_special_tokens=False) if token < end],
                 config["max_target_positions"],
             ),
             alignment_heads=generation.get("alignment_heads") or _later_heads(config),
+            heads=config["decoder_attention_heads"],
         )
 
     def prompt(self, window: Window) -> list[int]:

@@ -113,7 +113,7 @@ def remove_namespace(name: str) -> None:
     if not run("get", "namespace", name, "--ignore-not-found"):
         return
     run("-n", name, "delete", "inferenceservices", "--all", "--wait")
-    run("-n", name, "delete", "pods", "--all", "--wait=false")
+    run("-n", name, "delete", "pods", "--selector=!serving.knative.dev/revision", "--wait=false")
     until(f"no pods in {name}", lambda: not items("-n", name, "pods"), 180)
     run("delete", "namespace", name, "--wait", "--timeout=120s", seconds=130)
 

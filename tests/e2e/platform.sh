@@ -136,17 +136,39 @@ down() {
   source_down
 }
 
-if [ "${1:-}" = up ]; then set -- tools cluster serving images load chart; fi
-if [ "${1:-}" = there ]; then [ -e "$CREATED" ]; exit; fi
-if [ "${1:-}" = env ]; then source_reach; source_env; echo "export GATEWAY=$GATEWAY"; exit; fi
+# run STEP...: one after the other
+run() {
+  local step begin
+  for step; do
+    begin=$SECONDS
+    "$step"
+    say "$step: $((SECONDS - begin)) s"
+  done
+}
+
+up() {
+  local images
+  run tools cluster
+  # Serving is mostly waiting, and building and loading need none of it.
+  run images load &
+  images=$!
+  trap 'kill "$images" 2>/dev/null || true' EXIT
+  run serving
+  wait "$images"
+  trap - EXIT
+  run chart
+}
+
 usage="platform.sh up | down | there | env | STEP..., a step being tools, cluster, serving, images, load or chart"
 [ $# -gt 0 ] || die "$usage"
+case $1 in
+  there) [ -e "$CREATED" ]; exit ;;
+  env) source_reach; source_env; echo "export GATEWAY=$GATEWAY"; exit ;;
+esac
 for step; do
-  case $step in tools|cluster|serving|images|load|chart|down) ;; *) die "$usage" ;; esac
+  case $step in up|tools|cluster|serving|images|load|chart|down) ;; *) die "$usage" ;; esac
 done
 source_reach
 for step; do
-  begin=$SECONDS
-  "$step"
-  say "$step: $((SECONDS - begin)) s"
+  if [ "$step" = up ]; then up; else run "$step"; fi
 done

@@ -46,7 +46,7 @@ from tests.services import Service, whisper
 MOST_DIFFERENT = (
     0.15  # word error rate against ctranslate2 on the telephone call, whose arithmetic is int8; measured 0.09
 )
-BLOCKS_IN_USE = "sonotome_batch_queue_length"
+IN_ENGINE = "sonotome_batch_queue_length"
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -153,6 +153,18 @@ def test_beams_are_no_less_probable(vllm: Service) -> None:
     assert means[1] >= means[0] - 0.05
 
 
+def test_the_best_of_several_samples_is_taken(vllm: Service) -> None:
+    one, five = (recognise(vllm, samples(FOX), language="en", temperature=0.8, best_of=count) for count in (1, 5))
+    assert words(five.text) == words(said(FOX))
+    assert five.segments[0].temperature == 0.8
+    assert five.segments[0].avg_logprob >= one.segments[0].avg_logprob - 0.2
+
+
+def test_control_tokens_in_a_prompt_are_text(vllm: Service) -> None:
+    found = recognise(vllm, samples(FOX), language="en", prompt="<|endoftext|><|startoftranscript|><|fr|> A story.")
+    assert words(found.text) == words(said(FOX))
+
+
 def test_a_prompt_is_heeded(vllm: Service) -> None:
     assert recognise(vllm, samples(COUNTING), language="en", prompt="One. Two. Three. Four.").text.startswith(
         " One. Two."
@@ -189,8 +201,22 @@ def test_who_leaves_is_taken_out_of_the_engine(vllm: Service) -> None:
     }
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{vllm.predictor.url}/v1/models/whisper:predict", json=body, timeout=httpx.Timeout(60, read=0.5))
-    wait_for("the engine empty", lambda: vllm.predictor.metric(BLOCKS_IN_USE, model_name="whisper") == 0, 20)
-    assert words(recognise(vllm, samples(HELLO)).text) == ["hello", "world"]  # and goes on
+    wait_for("the engine empty", lambda: vllm.predictor.metric(IN_ENGINE, model_name="whisper") == 0, 20)
+    # Nor does vLLM go on with it: five samples of it would take both cores for seconds.
+    wait_for("vLLM idle", lambda: working_seconds(vllm, 1.0) < 0.3, 20)
+    assert words(recognise(vllm, samples(HELLO)).text) == ["hello", "world"]
+
+
+def working_seconds(vllm: Service, seconds: float) -> float:
+    """Processor time that vLLM's processes take in some seconds."""
+    children = psutil.Process(vllm.predictor.process.pid).children(recursive=True)
+
+    def taken() -> float:
+        return sum(sum(child.cpu_times()[:2]) for child in children)
+
+    before = taken()
+    time.sleep(seconds)
+    return taken() - before
 
 
 def test_what_is_too_long_is_refused(vllm: Service) -> None:
@@ -208,7 +234,7 @@ def test_a_dead_engine_fails_what_is_in_flight_and_ends_the_pod(vllm: Service) -
     long = np.tile(call_samples(), 1)
     with ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(post_v1, vllm, long) for _ in range(4)]
-        wait_for("the calls in the engine", lambda: vllm.predictor.metric(BLOCKS_IN_USE, model_name="whisper") == 4, 60)
+        wait_for("the calls in the engine", lambda: vllm.predictor.metric(IN_ENGINE, model_name="whisper") == 4, 60)
         os.kill(engines[0].pid, signal.SIGKILL)
         answers = [call.result() for call in calls]
     for answer in answers:

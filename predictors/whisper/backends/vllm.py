@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _FRAMES_PER_SECOND = 50
 _POLL_SECONDS = 0.5
+_AHEAD = 1.5  # windows that are taken in for each that is decoded: some are listened to or aligned meanwhile
 _CLOSING_SECONDS = 1.0  # for processes that end by themselves; those that do not are killed
 _MOST_TOKENS = 224  # of one window, as openai-whisper has it: half of its context
 
@@ -48,7 +49,11 @@ class VllmRecognizer:
         self._engine: AsyncLLM
         self._tokens: Tokens
         self._features: WhisperFeatureExtractor
-        self._keeping = asyncio.Event()
+        self._fault = ""
+        self._windows = math.ceil(settings.max_num_seqs * _AHEAD)
+        self._room = asyncio.Semaphore(self._windows)
+        self._starting = asyncio.Lock()
+        self._started = False
 
     def load(self) -> None:
         """Starts vLLM's processes. Raises ValueError when weights, device or LANGUAGE_FORCE do not work."""
@@ -57,15 +62,23 @@ class VllmRecognizer:
         folder = weights.for_vllm(settings.model_id)
         self._tokens = Tokens.of(folder)
         settings.check_language(self._tokens.abilities.languages)
+        if self._tokens.heads % settings.tensor_parallel_size:
+            raise ValueError(
+                f"TENSOR_PARALLEL_SIZE={settings.tensor_parallel_size} does not divide this model's {self._tokens.heads} heads"
+            )
         device = vllm_engine.find_device(settings.device)
         arguments = vllm_engine.arguments(settings, folder, device, self._tokens.rules)
 
         from transformers import WhisperFeatureExtractor  # noqa: PLC0415  # heavy libraries are imported when they are needed
         from vllm import AsyncEngineArgs  # noqa: PLC0415
+        from vllm.usage.usage_lib import UsageContext  # noqa: PLC0415
         from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
 
         self._features = WhisperFeatureExtractor.from_pretrained(folder)
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        # As a server, by which vLLM chooses how many windows a step may begin with.
+        self._engine = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(**arguments), usage_context=UsageContext.OPENAI_API_SERVER
+        )
         self.device = device.kind
 
     def close(self) -> None:
@@ -74,9 +87,13 @@ class VllmRecognizer:
 
     async def died(self) -> str:
         """Returns once vLLM's processes are gone: out of memory, or a fault."""
-        while not self._engine.errored:  # noqa: ASYNC110  # vLLM has a flag, no event
+        while not self._is_dead:  # noqa: ASYNC110  # vLLM has a flag, no event
             await asyncio.sleep(_POLL_SECONDS)
-        return "vLLM's engine has ended"
+        return self._fault or "vLLM's engine has ended"
+
+    @property
+    def _is_dead(self) -> bool:
+        return bool(self._engine.errored or self._fault)
 
     async def infer(self, item: AsrInput) -> AsrResult:
         """Recognises a window. Raises InvalidInput for what this model cannot do, PredictorUnavailable when it has died.
@@ -89,9 +106,10 @@ class VllmRecognizer:
         if window.is_silent:
             return AsrResult(text="", language=window.language)
         try:
-            return await self._recognise(window)
+            async with self._room:
+                return await self._recognise(window)
         except (EngineDeadError, EngineGenerateError):
-            if not self._engine.errored:
+            if not self._is_dead:
                 raise
             raise PredictorUnavailable(
                 "the model stopped while it worked on this request and is started again, send it once more",
@@ -100,11 +118,12 @@ class VllmRecognizer:
             ) from None
 
     async def _recognise(self, window: Window) -> AsrResult:
-        await self._keep_encodings()
+        await self._start()
+        audio = await self._render(window.samples)
         if window.language is None:
-            language, probability = await self._listen(window.samples)
+            language, probability = await self._listen(audio)
             window = replace(window, language=language, language_probability=probability)
-        decoding = await self._climb(window)
+        decoding = await self._climb(window, audio)
         spans = (
             []
             if decoding.is_silence(self._limits)
@@ -112,8 +131,10 @@ class VllmRecognizer:
         )
         if spans and window.is_aligned:
             timed = with_words(spans, await self._align(window, spans, decoding), window.duration)
-            # What no audio belongs to was not said: a decoder that has come to the end may go on, as in openai-whisper.
-            spans = [span for span in timed if span.end > span.start]
+            # At the end of a window a decoder may go on by itself: what no audio is left for was not said.
+            while len(timed) > 1 and timed[-1].end <= timed[-1].start:
+                timed.pop()
+            spans = timed
         found = segments(spans, decoding, self._tokens.vocabulary, words=window.words)
         return AsrResult(
             text="".join(segment.text for segment in found),
@@ -122,43 +143,69 @@ class VllmRecognizer:
             segments=found,
         )
 
-    async def _keep_encodings(self) -> None:
-        """As many as windows may be between their first request and their last."""
-        if not self._keeping.is_set():
-            self._keeping.set()
-            await self._engine.collective_rpc("whisper_keep_encodings", args=(self._settings.max_num_seqs,))
+    async def _start(self) -> None:
+        """Has the worker keep as many encodings as there are windows between their first request and their last."""
+        async with self._starting:
+            if not self._started:
+                await self._call_worker("whisper_keep_encodings", self._windows)
+                self._started = True
 
-    async def _listen(self, samples: Samples) -> tuple[str, float]:
+    async def _call_worker(self, method: str, *arguments: Any) -> Any:
+        """What a method of `vllm_worker` returns. Raises EngineDeadError also when vLLM would never answer."""
+        from vllm.v1.engine.exceptions import EngineDeadError  # noqa: PLC0415
+
+        call = asyncio.ensure_future(self._engine.collective_rpc(method, args=arguments))
+        death = asyncio.ensure_future(self.died())
+        try:
+            await asyncio.wait({call, death}, return_when=asyncio.FIRST_COMPLETED)
+            if not call.done():
+                raise EngineDeadError
+            return (await call)[0]
+        except Exception as error:
+            if "out of memory" not in str(error).lower():
+                raise
+            self._fault = "out of memory beside vLLM's own share: lower GPU_MEMORY_UTILIZATION or MAX_NUM_SEQS"
+            raise EngineDeadError from None
+        finally:
+            call.cancel()
+            death.cancel()
+
+    async def _listen(self, audio: Any) -> tuple[str, float]:
         """The most probable language and its probability among all of them."""
         from vllm import SamplingParams  # noqa: PLC0415
+        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
         ids = list(self._tokens.languages)
-        output = await self._generate(
-            samples,
-            [self._tokens.start],
-            SamplingParams(temperature=0, max_tokens=1, allowed_token_ids=ids, logprob_token_ids=ids, detokenize=False),
+        params = SamplingParams(
+            temperature=0,
+            max_tokens=1,
+            allowed_token_ids=ids,
+            logprobs=vllm_engine.MOST_ALTERNATIVES,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            detokenize=False,
         )
-        logprobs = (output.outputs[0].logprobs or [{}])[0]
-        chances = {token: math.exp(logprobs[token].logprob) for token in ids}
+        output = await self._generate(audio, [self._tokens.start], params)
+        told = (output.outputs[0].logprobs or [{}])[0]
+        chances = {token: math.exp(told[token].logprob) for token in ids if token in told}
         found = max(chances, key=chances.__getitem__)
         return self._tokens.languages[found], chances[found] / sum(chances.values())
 
-    async def _climb(self, window: Window) -> Decoding:
+    async def _climb(self, window: Window, audio: Any) -> Decoding:
         """The temperature ladder (`fallback`) of one window; the others go on meanwhile."""
         tried: list[Decoding] = []
         for temperature in window.temperatures:
-            tried.append(await self._decode(window, temperature))
+            tried.append(await self._decode(window, audio, temperature))
             if not tried[-1].failed(self._limits):
                 break
         return best(tried, self._limits)
 
-    async def _decode(self, window: Window, temperature: float) -> Decoding:
+    async def _decode(self, window: Window, audio: Any, temperature: float) -> Decoding:
         """The most probable of what beams (at 0) or samples (above) say."""
         prompt = self._tokens.prompt(window)
         if temperature == 0 and window.beam_size > 1:
-            return await self._search(window, prompt)
+            return await self._search(window, audio, prompt)
         params = self._params(window, prompt, temperature, n=window.best_of if temperature else 1)
-        output = await self._generate(window.samples, prompt, params)
+        output = await self._generate(audio, prompt, params)
         no_speech = self._no_speech(output)
         found = []
         for said in output.outputs:
@@ -174,13 +221,15 @@ class VllmRecognizer:
         self, window: Window, prompt: Sequence[int], temperature: float, said: Sequence[int] = (), **others: Any
     ) -> "SamplingParams":
         from vllm import SamplingParams  # noqa: PLC0415
+        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
         settings = {
             "temperature": temperature,
             "max_tokens": self._most_tokens(prompt),
             # Of the token after the start the most probable are told, <|nospeech|> among them wherever that matters.
             "logprobs": vllm_engine.ALTERNATIVES if prompt[-1] == self._tokens.start else 0,
-            "prompt_logprobs": vllm_engine.ALTERNATIVES,
+            "prompt_logprobs": None if said else vllm_engine.ALTERNATIVES,
+            "output_kind": RequestOutputKind.FINAL_ONLY,  # else only the last of several samples is told
             "stop_token_ids": [self._tokens.end],
             "detokenize": False,
             "extra_args": extra_args(timestamps=window.timestamps, said=said),
@@ -204,14 +253,14 @@ class VllmRecognizer:
         found = (told or {}).get(self._tokens.no_speech)
         return math.exp(found.logprob) if found else 0.0
 
-    async def _search(self, window: Window, prompt: list[int]) -> Decoding:
+    async def _search(self, window: Window, audio: Any, prompt: list[int]) -> Decoding:
         """Beam search: a request for every step of every beam. The audio is encoded once, the text again each time."""
         first: RequestOutput | None = None
 
         async def step(said: tuple[int, ...]) -> dict[int, float]:
             nonlocal first
             params = self._params(window, prompt, 0.0, said, max_tokens=1, logprobs=vllm_engine.ALTERNATIVES)
-            output = await self._generate(window.samples, [*prompt, *said], params)
+            output = await self._generate(audio, [*prompt, *said], params)
             first = first or output
             chosen, (told,) = output.outputs[0].token_ids[0], output.outputs[0].logprobs or ({},)
             # vLLM tells what was probable before the rules; what it chose is by the rules.
@@ -232,8 +281,8 @@ class VllmRecognizer:
             return False
         return rules.allows(token, said, size, timestamps=window.timestamps)
 
-    async def _generate(self, samples: Samples, prompt: list[int], params: "SamplingParams") -> "RequestOutput":
-        """One request of vLLM's, to its end. Cancelling it takes it out of the engine."""
+    async def _render(self, samples: Samples) -> Any:
+        """The window's features as vLLM's requests take them, made once for all of them."""
         from vllm.renderers.inputs.preprocess import parse_model_prompt  # noqa: PLC0415
 
         engine = self._engine
@@ -241,14 +290,20 @@ class VllmRecognizer:
             engine.model_config,
             {
                 "encoder_prompt": {"prompt": "", "multi_modal_data": {"audio": (samples, 16_000)}},
-                "decoder_prompt": {"prompt_token_ids": prompt},
+                "decoder_prompt": {"prompt_token_ids": [self._tokens.start]},
             },
         )
         (rendered,) = await engine.renderer.render_cmpl_async([parsed])
-        # vLLM puts a start token before a prompt that begins otherwise, as one with something said before does.
-        rendered["decoder_prompt"]["prompt_token_ids"] = prompt
+        return rendered
+
+    async def _generate(self, audio: Any, prompt: list[int], params: "SamplingParams") -> "RequestOutput":
+        """One request of vLLM's, to its end. Cancelling it takes it out of the engine.
+
+        The prompt is put in here: vLLM's own rendering puts a start token before one that begins otherwise.
+        """
+        request = {**audio, "decoder_prompt": {**audio["decoder_prompt"], "prompt_token_ids": prompt}}
         last = None
-        async for output in engine.generate(rendered, params, f"window-{next(self._numbers)}"):
+        async for output in self._engine.generate(request, params, f"window-{next(self._numbers)}"):
             last = output
         assert last is not None  # noqa: S101  # a request ends with an output
         return last
@@ -261,12 +316,14 @@ class VllmRecognizer:
         before = tokens.prompt(replace(window, previous=(), timestamps=False))
         frames = max(1, math.ceil(window.duration * _FRAMES_PER_SECOND))
         features = await asyncio.to_thread(self._log_mel, window.samples)
-        rows, columns, data = (
-            await self._engine.collective_rpc(
-                "whisper_align",
-                args=(features.tobytes(), features.shape[0], [*before, *said, end], tokens.alignment_heads, frames),
-            )
-        )[0]
+        rows, columns, data = await self._call_worker(
+            "whisper_align",
+            features.tobytes(),
+            features.shape[0],
+            [*before, *said, end],
+            tokens.alignment_heads,
+            frames,
+        )
         matrix = np.frombuffer(data, np.float32).reshape(rows, columns)[len(before) - 1 : -1]
         begins = await asyncio.to_thread(alignment.warp, matrix)
         return self._words(texts, begins, spans, decoding, window.language or "en")

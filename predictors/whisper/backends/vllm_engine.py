@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from predictors.whisper.vllm_tokens import Rules
 
 ALTERNATIVES = 20
-"""Most probable tokens that are told besides a prompt's own: vLLM's default limit."""
+"""Most probable tokens that are told besides a prompt's own."""
+MOST_ALTERNATIVES = 128
+"""The same where a language is looked for: there are a hundred."""
 # vLLM imports these in its own process.
 _RULES = "predictors.whisper.backends.vllm_rules:WhisperRules"
 _WORKER = "predictors.whisper.backends.vllm_worker.WhisperWorker"
@@ -42,8 +44,14 @@ class Device:
             raise ValueError("DTYPE=float16 needs a GPU with BACKEND=vllm; on CPU set bfloat16 or float32")
         return wanted
 
-    def kv_cache_dtype(self, wanted: str) -> str:
-        """VLLM_KV_CACHE_DTYPE. Raises ValueError where this device has not got it."""
+    def kv_cache_dtype(self, wanted: str, dtype: str) -> str:
+        """VLLM_KV_CACHE_DTYPE, for a model in `dtype`. Raises ValueError where this device, or vLLM, has not got it."""
+        if wanted in ("float16", "bfloat16"):
+            if wanted != dtype:
+                raise ValueError(
+                    f"VLLM_KV_CACHE_DTYPE={wanted} has to be the model's own arithmetic, which is {dtype} (DTYPE)"
+                )
+            return "auto"
         if wanted == "fp8" and self.capability < (8, 9):
             found = f"{self.name} has {'.'.join(map(str, self.capability))}" if self.kind == "cuda" else "this is a CPU"
             raise ValueError(f"VLLM_KV_CACHE_DTYPE=fp8 needs a GPU of compute capability 8.9 or more, {found}")
@@ -52,17 +60,18 @@ class Device:
 
 def find_device(wanted: str) -> Device:
     """The device for DEVICE auto, cpu or cuda. Raises ValueError when it is not there, or this vLLM is not made for it."""
-    import torch  # noqa: PLC0415  # heavy libraries are imported when they are needed
-    from vllm.platforms import current_platform  # noqa: PLC0415
+    from vllm.platforms import current_platform  # noqa: PLC0415  # heavy libraries are imported when they are needed
 
-    made_for = "cuda" if current_platform.is_cuda() else "cpu"
-    kind = choose_device(wanted, made_for == "cuda" and torch.cuda.is_available(), "vLLM")
-    if kind != made_for:
-        raise ValueError(f"DEVICE={wanted}: this vLLM is made for {made_for}; take the other image")
+    kind = choose_device(wanted, current_platform.is_cuda(), "vLLM")
+    if kind == "cpu" and not current_platform.is_cpu():
+        raise ValueError(
+            "there is no GPU, and this vLLM is made for one; give the pod a GPU, or take the image whisper-vllm-cpu"
+        )
     if kind == "cpu":
         return Device("cpu", native_bfloat16=_cpu_has("avx512_bf16", "amx_bf16"))
-    capability = torch.cuda.get_device_capability()
-    return Device("cuda", capability, torch.cuda.get_device_name(), native_bfloat16=capability >= (8, 0))
+    found = current_platform.get_device_capability()  # by NVML: asking torch would take the GPU in this process
+    capability = (found.major, found.minor)
+    return Device("cuda", capability, current_platform.get_device_name(), native_bfloat16=capability >= (8, 0))
 
 
 def _cpu_has(*flags: str) -> bool:
@@ -94,20 +103,28 @@ def arguments(settings: WhisperSettings, folder: Path, device: Device, rules: "R
             "VLLM_ATTENTION_BACKEND and VLLM_USE_FLASHINFER choose between kernels of a GPU, this is a CPU"
         )
     eager = settings.enforce_eager
+    dtype = device.dtype(settings.dtype)
     return {
         "model": str(folder),
-        "dtype": device.dtype(settings.dtype),
-        "kv_cache_dtype": device.kv_cache_dtype(settings.vllm_kv_cache_dtype),
+        "dtype": dtype,
+        "kv_cache_dtype": device.kv_cache_dtype(settings.vllm_kv_cache_dtype, dtype),
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "max_num_seqs": settings.max_num_seqs,
         "tensor_parallel_size": settings.tensor_parallel_size,
         "enforce_eager": device.kind == "cpu" if eager is None else eager,
         "limit_mm_per_prompt": {"audio": 1},
         "mm_processor_cache_gb": 0,  # a window does not come twice, but for its own requests, whose encodings stay
-        "max_logprobs": ALTERNATIVES,
+        "max_logprobs": MOST_ALTERNATIVES,
         "logits_processors": [_RULES],
         "additional_config": rules.config(),
         "worker_extension_cls": _WORKER,
         "disable_log_stats": True,
-        **({"attention_backend": backend} if backend else {}),
+        **_attention(backend),
     }
+
+
+def _attention(backend: str | None) -> dict[str, Any]:
+    """FlashInfer does not do a decoder's attention to its encoder: that is left to vLLM's choice."""
+    if backend == "FLASHINFER":
+        return {"attention_config": {"backend_per_kind": {"full_attention": backend}}}
+    return {"attention_backend": backend} if backend else {}

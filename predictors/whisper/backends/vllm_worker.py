@@ -52,14 +52,14 @@ class WhisperWorker:
         mel = torch.frombuffer(bytearray(features), dtype=torch.float32).view(mels, -1).to(device, dtype)
         encoding = model.model.get_encoder_outputs([mel])[0]
         decoder = model.model.decoder
-        with _watched(decoder.layers, heads) as watched:
+        with _watched(decoder.layers, heads, frames) as watched:
             places = torch.arange(len(tokens), device=device)
             hidden = decoder.embed_input_ids(torch.tensor(tokens, device=device)) + decoder.embed_positions(places)
             for layer in decoder.layers:
                 hidden = layer(hidden, encoder_hidden_states=encoding)
         total = torch.zeros(len(tokens), frames, device=device)
-        for weights in (part for each in watched for part in each.weights):
-            total += _smoothed(_standardised(weights[:, :frames]))
+        for each in watched:
+            total += each.seen
         total = tensor_model_parallel_all_reduce(total) / len(heads)
         matrix = total.float().cpu().numpy()
         return [*matrix.shape, matrix.tobytes()]
@@ -92,27 +92,28 @@ class _Encodings:
 class _Plain(nn.Module):  # type: ignore[misc]  # as above
     """Attention without a cache, for one window: q [T, heads * size], k and v [S, heads * size]."""
 
-    def __init__(self, kernel: Any, *, causal: bool, watch: Sequence[int] = ()):
+    def __init__(self, kernel: Any, *, causal: bool, watch: Sequence[int] = (), frames: int = 0):
         super().__init__()
         self._heads = kernel.num_heads
         self._causal = causal
         self._watch = watch
-        self.weights: list[torch.Tensor] = []
-        """Of each watched head: [T, S]."""
+        self._frames = frames
+        self.seen: torch.Tensor | float = 0.0
+        """The sum over the watched heads of their weights [T, frames], standardised and smoothed."""
 
     def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """[T, heads * size]."""
         q, k, v = (part.view(part.shape[0], self._heads, -1).transpose(0, 1) for part in (q, k, v))
         for head in self._watch:
-            scores = q[head].float() @ k[head].float().T * q.shape[-1] ** -0.5
-            self.weights.append(scores.softmax(dim=-1))
+            scores = q[head].float() @ k[head, : self._frames].float().T * q.shape[-1] ** -0.5
+            self.seen += _smoothed(_standardised(scores.softmax(dim=-1)))
         mixed = nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=self._causal)[0]
         return mixed.transpose(0, 1).reshape(q.shape[1], -1)
 
 
 @contextmanager
-def _watched(layers: Sequence[Any], heads: Sequence[Sequence[int]]) -> Iterator[list[_Plain]]:
-    """Plain attention in every layer for as long as the block lasts; those over the audio, with their weights."""
+def _watched(layers: Sequence[Any], heads: Sequence[Sequence[int]], frames: int) -> Iterator[list[_Plain]]:
+    """Plain attention in every layer for as long as the block lasts; those over the audio, with what they have seen."""
     kernels = [(layer.self_attn.attn, layer.encoder_attn.attn) for layer in layers]
     crossing = []
     try:
@@ -120,7 +121,7 @@ def _watched(layers: Sequence[Any], heads: Sequence[Sequence[int]]) -> Iterator[
             count = layer.encoder_attn.num_heads
             first = get_tensor_model_parallel_rank() * count  # a GPU of several has some of the heads
             mine = [head - first for at, head in heads if at == number and first <= head < first + count]
-            crossing.append(_Plain(layer.encoder_attn, causal=False, watch=mine))
+            crossing.append(_Plain(layer.encoder_attn, causal=False, watch=mine, frames=frames))
             layer.self_attn.attn = _Plain(layer.self_attn, causal=True)
             layer.encoder_attn.attn = crossing[-1]
         yield crossing

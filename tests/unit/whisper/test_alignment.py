@@ -55,7 +55,7 @@ TEXTS = {
 
 
 def decode(tokens: list[int]) -> str:
-    return "\u3042" if tokens == [9, 10] else "".join(TEXTS[token] for token in tokens)
+    return "".join(TEXTS[token] for token in tokens).replace("\ufffd\ufffd", "\u3042")
 
 
 def test_words_end_at_spaces() -> None:
@@ -68,6 +68,14 @@ def test_characters_are_words_where_there_are_no_spaces() -> None:
 
 def test_a_character_of_two_tokens_is_one() -> None:
     assert split_words([9, 10, 7], decode, "ja") == [("\u3042", (9, 10)), ("\u4f60", (7,))]
+
+
+def test_a_stray_byte_does_not_hold_up_the_rest() -> None:
+    assert split_words([1, 9, 1, 2, 3], decode, "en") == [
+        (" Hello\ufffd", (1, 9)),
+        (" Hello", (1,)),
+        (" world", (2, 3)),
+    ]
 
 
 def test_nothing_is_lost_of_half_a_character() -> None:

@@ -43,9 +43,12 @@ ARGUMENTS = [
     ("VLLM_DTYPE", "bfloat16", CPU, "dtype", "bfloat16"),
     ("VLLM_DTYPE", "half", T4, "dtype", "float16"),
     ("VLLM_KV_CACHE_DTYPE", "fp8", L4, "kv_cache_dtype", "fp8"),
-    ("VLLM_KV_CACHE_DTYPE", "fp16", T4, "kv_cache_dtype", "float16"),
+    ("VLLM_KV_CACHE_DTYPE", "fp16", T4, "kv_cache_dtype", "auto"),  # the model's own
     ("VLLM_ATTENTION_BACKEND", "flash_attn", A100, "attention_backend", "FLASH_ATTN"),
-    ("VLLM_USE_FLASHINFER", "1", H100, "attention_backend", "FLASHINFER"),
+    (
+        *("VLLM_USE_FLASHINFER", "1", H100),
+        *("attention_config", {"backend_per_kind": {"full_attention": "FLASHINFER"}}),
+    ),
     ("GPU_MEMORY_UTILIZATION", "0.5", T4, "gpu_memory_utilization", 0.5),
     ("MAX_NUM_SEQS", "7", T4, "max_num_seqs", 7),
     ("TENSOR_PARALLEL_SIZE", "2", A100, "tensor_parallel_size", 2),
@@ -86,6 +89,8 @@ def test_what_is_not_set_follows_the_device(
     [
         (T4, {"DTYPE": "bf16"}, "DTYPE=bfloat16 needs compute capability 8.0, Tesla T4 has 7.5; set DTYPE=float16"),
         (CPU, {"DTYPE": "half"}, "DTYPE=float16 needs a GPU with BACKEND=vllm; on CPU set bfloat16 or float32"),
+        (CPU, {"VLLM_KV_CACHE_DTYPE": "fp16"}, "has to be the model's own arithmetic, which is float32 (DTYPE)"),
+        (A100, {"VLLM_KV_CACHE_DTYPE": "fp16"}, "has to be the model's own arithmetic, which is bfloat16 (DTYPE)"),
         (A100, {"VLLM_KV_CACHE_DTYPE": "fp8"}, "needs a GPU of compute capability 8.9 or more, NVIDIA A100 has 8.0"),
         (CPU, {"VLLM_KV_CACHE_DTYPE": "fp8"}, "needs a GPU of compute capability 8.9 or more, this is a CPU"),
         (CPU, {"VLLM_USE_FLASHINFER": "1"}, "choose between kernels of a GPU, this is a CPU"),
