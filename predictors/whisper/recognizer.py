@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 from predictors.whisper import windows
 from predictors.whisper.fallback import Decoding, climb
-from predictors.whisper.segments import Span, Vocabulary, segments, split, with_words
+from predictors.whisper.segments import Span, Vocabulary, split, window_result, with_words
 from predictors.whisper.settings import WhisperSettings
 from predictors.whisper.windows import Abilities, Window
 from serving.contracts.asr import AsrInput, AsrResult, Samples, Word
@@ -118,7 +118,10 @@ class WhisperRecognizer(Generic[E]):
         decodings = climb(len(heard), heard[0].temperatures, self._limits, decode)
         spans = [self._spans(window, decoding) for window, decoding in zip(heard, decodings, strict=True)]
         self._align(encoded, heard, spans)
-        return [self._result(*each) for each in zip(heard, decodings, spans, strict=True)]
+        return [
+            window_result(window, own, decoding, self._backend.vocabulary)
+            for window, own, decoding in zip(heard, spans, decodings, strict=True)
+        ]
 
     def _listen(self, encoded: E, batch: Sequence[Window]) -> list[Window]:
         """The windows with their languages, detected where they were not given."""
@@ -146,12 +149,3 @@ class WhisperRecognizer(Generic[E]):
         aligned = self._backend.align(encoded, rows, [batch[row] for row in rows], [spans[row] for row in rows])
         for row, words in zip(rows, aligned, strict=True):
             spans[row] = with_words(spans[row], words, batch[row].duration)
-
-    def _result(self, window: Window, decoding: Decoding, spans: Sequence[Span]) -> AsrResult:
-        found = segments(spans, decoding, self._backend.vocabulary, words=window.words)
-        return AsrResult(
-            text="".join(segment.text for segment in found),
-            language=window.language,
-            language_probability=window.language_probability,
-            segments=found,
-        )

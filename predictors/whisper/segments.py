@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from predictors.whisper.fallback import Decoding, compression_ratio
-from serving.contracts.asr import Segment, Word
+from predictors.whisper.windows import Window
+from serving.contracts.asr import AsrResult, Segment, Word
 
 SECONDS_PER_TIMESTAMP = 0.02
 
@@ -117,3 +118,14 @@ def _avg_logprob(span: Span, decoding: Decoding) -> float:
     if decoding.logprobs is None:
         return decoding.avg_logprob
     return fmean(decoding.logprobs[span.first : span.first + len(span.tokens)])
+
+
+def window_result(window: Window, spans: Sequence[Span], decoding: Decoding, vocabulary: Vocabulary) -> AsrResult:
+    """The contract's result of a window."""
+    found = segments(spans, decoding, vocabulary, words=window.words)
+    return AsrResult(
+        text="".join(segment.text for segment in found),
+        language=window.language,
+        language_probability=window.language_probability,
+        segments=found,
+    )

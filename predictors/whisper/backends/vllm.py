@@ -17,7 +17,7 @@ from predictors.whisper import alignment, weights
 from predictors.whisper.backends import vllm_engine
 from predictors.whisper.backends.vllm_beams import search
 from predictors.whisper.fallback import Decoding, best
-from predictors.whisper.segments import Span, segments, split, with_words
+from predictors.whisper.segments import Span, split, window_result, with_words
 from predictors.whisper.settings import WhisperSettings
 from predictors.whisper.vllm_tokens import Tokens, extra_args
 from predictors.whisper.windows import Window, plan
@@ -135,13 +135,7 @@ class VllmRecognizer:
             while len(timed) > 1 and timed[-1].end <= timed[-1].start:
                 timed.pop()
             spans = timed
-        found = segments(spans, decoding, self._tokens.vocabulary, words=window.words)
-        return AsrResult(
-            text="".join(segment.text for segment in found),
-            language=window.language,
-            language_probability=window.language_probability,
-            segments=found,
-        )
+        return window_result(window, spans, decoding, self._tokens.vocabulary)
 
     async def _start(self) -> None:
         """Has the worker keep as many encodings as there are windows between their first request and their last."""
