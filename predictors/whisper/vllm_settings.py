@@ -32,7 +32,7 @@ class VllmSettings(PredictorSettings):
     """vllm: the same as `VLLM_ATTENTION_BACKEND=FLASHINFER`."""
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     """vllm: share of the GPU's memory for weights and cache."""
-    cpu_cache_gib: float = Field(2.0, gt=0)
+    cpu_cache_gib: int = Field(2, ge=1)
     """vllm on CPU: memory for the cache, in GiB. One window takes 18 (base) to 240 MiB (large-v3) at 2 bytes a number."""
     max_num_seqs: int = Field(32, ge=1)
     """vllm: windows that are decoded together; others wait."""

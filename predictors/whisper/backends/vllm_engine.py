@@ -65,7 +65,7 @@ def find_device(wanted: str) -> Device:
     kind = choose_device(wanted, current_platform.is_cuda(), "vLLM")
     if kind == "cpu" and not current_platform.is_cpu():
         raise ValueError(
-            "there is no GPU, and this vLLM is made for one; give the pod a GPU, or take the image whisper-vllm-cpu"
+            f"this vLLM computes on GPUs alone, DEVICE={wanted} gives it none; give the pod one, or take the image whisper-vllm-cpu"
         )
     if kind == "cpu":
         return Device("cpu", native_bfloat16=_cpu_has("avx512_bf16", "amx_bf16"))
@@ -81,18 +81,18 @@ def _cpu_has(*flags: str) -> bool:
 
 
 def environment(settings: WhisperSettings) -> Mapping[str, str]:
-    """Variables of vLLM, for what it has no argument for; those that are set already stay."""
-    threads = str(settings.threads())
+    """Variables of vLLM, for what it has no argument for; those that are set already stay, but where a setting names its own."""
     wanted = {
         "VLLM_USE_V2_MODEL_RUNNER": "0",  # whose logits processors and workers are others
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with threads may hang
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_CONFIG_PATH": str(_LOGGING),
-        "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.cpu_cache_gib))),
+        "VLLM_CPU_KVCACHE_SPACE": str(settings.cpu_cache_gib),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # others may share the cores
-        "OMP_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": str(settings.threads()),
     }
-    return {name: value for name, value in wanted.items() if name not in os.environ}
+    ours = {"OMP_NUM_THREADS"} if settings.num_threads else set()
+    return {name: value for name, value in wanted.items() if name not in os.environ or name in ours}
 
 
 def arguments(settings: WhisperSettings, folder: Path, device: Device, rules: "Rules") -> dict[str, Any]:

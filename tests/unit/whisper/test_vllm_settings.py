@@ -127,6 +127,8 @@ def test_what_has_no_argument_is_an_environment_variable(monkeypatch: pytest.Mon
     given = environment(settings(monkeypatch, NUM_THREADS="3", CPU_CACHE_GIB="5"))
     assert (given["OMP_NUM_THREADS"], given["VLLM_CPU_KVCACHE_SPACE"]) == ("3", "5")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert environment(settings(monkeypatch))["OMP_NUM_THREADS"] == "3"  # NUM_THREADS was asked for
+    monkeypatch.delenv("NUM_THREADS")
     assert "OMP_NUM_THREADS" not in environment(settings(monkeypatch))
 
 
