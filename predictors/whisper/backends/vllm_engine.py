@@ -65,7 +65,7 @@ def find_device(wanted: str) -> Device:
     kind = choose_device(wanted, current_platform.is_cuda(), "vLLM")
     if kind == "cpu" and not current_platform.is_cpu():
         raise ValueError(
-            f"this vLLM computes on GPUs alone, DEVICE={wanted} gives it none; give the pod one, or take the image whisper-vllm-cpu"
+            f"this vLLM is made for GPUs, DEVICE={wanted} gives it none; give the pod one, or take the image whisper-vllm-cpu"
         )
     if kind == "cpu":
         return Device("cpu", native_bfloat16=_cpu_has("avx512_bf16", "amx_bf16"))
