@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import psutil
 import uvicorn
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse
@@ -111,11 +112,20 @@ def serve(
     telemetry.flush_traces()
     if pod.abandoned:
         # A library's call cannot be interrupted, and Python would wait for its thread: no load, no batch may keep a
-        # pod alive that has to go.
+        # pod alive that has to go. Nor may processes that the library has started stay behind.
+        _kill_children()
         logging.shutdown()
         os._exit(code)
     runner.close()
     sys.exit(code)
+
+
+def _kill_children() -> None:
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(children, timeout=1)
 
 
 class _Pod:

@@ -4,6 +4,7 @@ SIGUSR1 opens the gate, SIGUSR2 closes it. `python -m tests.gated_pod --model_na
 """
 
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -48,6 +49,7 @@ class GatedRecognizer(FakeRecognizer):
     def load(self) -> None:
         match self._settings.load:
             case "gate":
+                subprocess.Popen(["sleep", "600"])  # as vLLM has processes of its own
                 self.gate.wait()
             case "value_error":
                 raise ValueError("the weights are of another model")

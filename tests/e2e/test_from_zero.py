@@ -8,6 +8,7 @@ from tests.bench.report import Section
 from tests.e2e.coldstart import start_of
 from tests.e2e.conftest import Deployed
 from tests.e2e.kubectl import PodWatch
+from tests.e2e.load import Load
 from tests.e2e.service import ROLES
 from tests.e2e.waiting import until
 from tests.integration.clips import words
@@ -28,8 +29,9 @@ def test_one_call_wakes_both(deployed: Deployed, hello: bytes, figures: Section)
         with gateway.http() as client:
             called = time.time()
             cold = gateway.transcribe(client, hello)
-        pods = {role: service.until_pod(role) for role in ROLES}
-        starts = {role: start_of(pod, watch, called) for role, pod in pods.items()}
+        with Load(gateway, hello):  # without calls both pods would go while they are looked at
+            pods = {role: service.until_pod(role) for role in ROLES}
+            starts = {role: start_of(pod, watch, called) for role, pod in pods.items()}
     finally:
         watch.close()
     assert cold.status == 200, cold

@@ -19,6 +19,8 @@ MOST_ALTERNATIVES = 128
 # vLLM imports these in its own process.
 _RULES = "predictors.whisper.backends.vllm_rules:WhisperRules"
 _WORKER = "predictors.whisper.backends.vllm_worker.WhisperWorker"
+# By its path, since vLLM takes "uni" on CPU for a request to bind threads to cores, which needs a process more.
+_ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 _LOGGING = Path(__file__).with_name("vllm_logging.json")
 
 
@@ -119,8 +121,14 @@ def arguments(settings: WhisperSettings, folder: Path, device: Device, rules: "R
         "additional_config": rules.config(),
         "worker_extension_cls": _WORKER,
         "disable_log_stats": True,
+        # One worker lives in the engine's process, as vLLM has it on a GPU: a third less to start, and no messages between.
+        **({"distributed_executor_backend": _ONE_PROCESS} if _is_one_cpu(settings, device) else {}),
         **_attention(backend),
     }
+
+
+def _is_one_cpu(settings: WhisperSettings, device: Device) -> bool:
+    return device.kind == "cpu" and settings.tensor_parallel_size == 1
 
 
 def _attention(backend: str | None) -> dict[str, Any]:

@@ -20,5 +20,7 @@ if [ ! -e "$policy" ]; then
   trap 'rm "$policy"' EXIT
 fi
 DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends "${missing[@]}" >/dev/null
-# Nor at the next boot.
-if [[ " ${missing[*]} " == *" docker.io "* ]]; then deb-systemd-helper disable docker.service docker.socket containerd.service >/dev/null; fi
+# Nor at the next boot. The helper answers only to what names itself a package's script.
+if [[ " ${missing[*]} " == *" docker.io "* ]]; then
+  DPKG_MAINTSCRIPT_PACKAGE=docker.io deb-systemd-helper disable docker.service docker.socket containerd.service >/dev/null
+fi

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from predictors.whisper.backends.vllm_engine import Device, arguments, environment
+from predictors.whisper.model import engine
 from predictors.whisper.settings import WhisperSettings
-from predictors.whisper.vllm_settings import VllmSettings
 from predictors.whisper.vllm_tokens import Rules
 from predictors.whisper.windows import Abilities, plan
 from serving.contracts.asr import AsrInput, AsrOptions
 from transformers_pre.audio.settings import AudioSettings
 
+ROOT = Path(__file__).parents[3]
 RULES = Rules(end_of_text=1, no_timestamps=2, first_timestamp=3, never=(), not_first=())
 ABILITIES = Abilities(("en", "de"), True, lambda text: [1] * len(text), context=448)
 CPU = Device("cpu")
@@ -152,13 +153,48 @@ def test_language_and_timestamps_are_heeded(monkeypatch: pytest.MonkeyPatch) -> 
     assert plan(item, ABILITIES, settings(monkeypatch, LANGUAGE_FORCE="", TIMESTAMPS="segments")).timestamps
 
 
-def test_every_variable_of_vllms_is_in_a_test() -> None:
-    tested = {name.lower() for name, *_ in ARGUMENTS} | {"cpu_cache_gib"}
-    own = {name for name in VllmSettings.model_fields if name in VllmSettings.__annotations__}
-    assert own <= tested
-
-
 def test_beams_are_greedy_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings(monkeypatch).beams() == 1
     assert settings(monkeypatch, BEAM_SIZE="4").beams() == 4
     assert WhisperSettings().model_copy(update={"beam_size": None}).beams() == 5
+
+
+def test_one_cpu_worker_lives_in_the_engines_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "UniProc" in told(monkeypatch, CPU)["distributed_executor_backend"]
+    assert "distributed_executor_backend" not in told(monkeypatch, CPU, TENSOR_PARALLEL_SIZE="2")
+    assert "distributed_executor_backend" not in told(monkeypatch, A100)
+
+
+TESTED_HERE = {
+    *(case[0] for case in ARGUMENTS),
+    *("NUM_THREADS", "CPU_CACHE_GIB"),  # test_what_has_no_argument_is_an_environment_variable
+    *(
+        "WHISPER_SAMPLING_RATE",
+        "WHISPER_SEGMENT_DURATION_SEC",
+        "MAX_AUDIO_SECONDS",
+    ),  # test_the_transformer_has_the_lengths
+    *("LANGUAGE_FORCE", "TIMESTAMPS"),  # test_language_and_timestamps_are_heeded
+    "BEAM_SIZE",  # test_beams_are_greedy_unless_asked_for
+    "BACKEND",  # test_the_backend_is_vllms
+}
+ORIGINAL = {
+    *("DTYPE", "VLLM_KV_CACHE_DTYPE", "VLLM_ATTENTION_BACKEND", "VLLM_USE_FLASHINFER", "WHISPER_SAMPLING_RATE"),
+    *("WHISPER_SEGMENT_DURATION_SEC", "MAX_AUDIO_SECONDS", "LANGUAGE_FORCE", "TIMESTAMPS", "GPU_MEMORY_UTILIZATION"),
+    *("MAX_NUM_SEQS", "TENSOR_PARALLEL_SIZE"),
+}
+"""The variables of the service that this one takes the place of; VLLM_DTYPE is in DTYPE's row."""
+
+
+def test_the_backend_is_vllms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKEND", "vllm")
+    assert type(engine(WhisperSettings())).__name__ == "VllmRecognizer"
+
+
+def test_every_variable_of_the_tables_is_tested() -> None:
+    row = re.compile(r"^\| `([A-Z_]+)` \| .*? \| (.*) \|$", re.MULTILINE)
+    meanings = dict(row.findall((ROOT / "predictors/whisper/README.md").read_text()))
+    documented = {*meanings, *(name for name, _ in row.findall((ROOT / "README.md").read_text()))}
+    assert documented >= ORIGINAL
+    of_vllm = {name for name, meaning in meanings.items() if "vllm" in meaning}
+    assert len(of_vllm) > 8
+    assert of_vllm | ORIGINAL <= TESTED_HERE
