@@ -105,14 +105,22 @@ def join(
 def without_repeated_start(left: Sequence[Segment], right: Sequence[Segment]) -> list[Segment]:
     """`right` without the two or more words that `left` ends and `right` begins with.
 
-    For a stretch that was decoded again because the times of `left` ended early, when its text did not.
+    For a stretch that was decoded again because the times of `left` ended early, when its text did not. Words whose times lie
+    further apart than times may be off were said twice.
     """
     right_units = [_units(segment, ()) for segment in right]
-    tail = [unit.key for segment in left for unit in _units(segment, ())]
-    head = [unit.key for unit in _flat(right_units)]
+    tail, head = [unit for segment in left for unit in _units(segment, ())], _flat(right_units)
     lengths = range(min(len(tail), len(head)), 1, -1)
-    repeated = next((length for length in lengths if tail[-length:] == head[:length]), 0)
+    repeated = next((length for length in lengths if _is_repeated(tail[-length:], head[:length])), 0)
     return _slice(right, right_units, repeated, len(head))
+
+
+def _is_repeated(first: Sequence[_Unit], second: Sequence[_Unit]) -> bool:
+    return all(
+        one.key == other.key
+        and (one.word is None or other.word is None or abs(one.middle - other.middle) <= SLACK_SECONDS)
+        for one, other in zip(first, second, strict=True)
+    )
 
 
 def _units(segment: Segment, voiced: Spans) -> list[_Unit]:

@@ -33,7 +33,9 @@ R = TypeVar("R")
 
 SAMPLE_RATES = range(4_000, 192_001)
 """What a client may send samples at, in Hz; files may have other rates, which their decoder knows."""
-_MOST_REDECODINGS = 4  # of one window; on ten minutes of conversation none needed a second one
+_MOST_REDECODINGS = (
+    10  # of one window: that many sentences fit; on ten minutes of conversation none needed a second one
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -210,6 +210,19 @@ def test_a_second_reading_does_not_repeat_the_first() -> None:
     assert merge.with_redecoded(result((0, 1, "Yes")), 1.0, result((0, 1, "No"))).text == "Yes No"
 
 
+def test_what_is_said_twice_is_no_repetition() -> None:
+    def saying(start: float) -> AsrResult:
+        found = [Word(word=text, start=start + n, end=start + n + 0.9) for n, text in enumerate((" All", " right"))]
+        return AsrResult(
+            text=" All right", segments=[Segment(start=start, end=start + 1.9, text=" All right", words=found)]
+        )
+
+    again = merge.with_redecoded(saying(0), 2.0, saying(0.1))
+    assert again.text == " All right All right"
+    assert [segment.start for segment in again.segments] == [0, 2.1]
+    assert merge.with_redecoded(saying(0), 0.5, saying(0)).text == " All right"  # the times of one, a little off
+
+
 def test_a_second_reading_reaches_the_transcript() -> None:
     each = window(0, 30)
     first = result((0, 20, " One two."))
