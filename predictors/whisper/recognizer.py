@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 from predictors.whisper import windows
 from predictors.whisper.fallback import Decoding, climb
-from predictors.whisper.segments import Span, Vocabulary, split, window_result, with_words
+from predictors.whisper.segments import Span, Vocabulary, shortened, split, window_result, with_words, without_tail
 from predictors.whisper.settings import WhisperSettings
 from predictors.whisper.windows import Abilities, Window
 from serving.contracts.asr import AsrInput, AsrResult, Samples, Word
@@ -113,11 +113,12 @@ class WhisperRecognizer(Generic[E]):
         heard = self._listen(encoded, batch)
 
         def decode(rows: Sequence[int], temperature: float) -> list[Decoding]:
-            return self._backend.decode(encoded, rows, [heard[row] for row in rows], temperature)
+            parts = [heard[row] for row in rows]
+            found = self._backend.decode(encoded, rows, parts, temperature)
+            return self._without_tails(encoded, rows, parts, found)
 
         decodings = climb(len(heard), heard[0].temperatures, self._limits, decode)
-        spans = [self._spans(window, decoding) for window, decoding in zip(heard, decodings, strict=True)]
-        self._align(encoded, heard, spans)
+        spans = self._spans(encoded, range(len(heard)), heard, decodings)
         return [
             window_result(window, own, decoding, self._backend.vocabulary)
             for window, own, decoding in zip(heard, spans, decodings, strict=True)
@@ -132,20 +133,40 @@ class WhisperRecognizer(Generic[E]):
             for window, (language, probability) in zip(batch, self._backend.detect(encoded), strict=True)
         ]
 
-    def _spans(self, window: Window, decoding: Decoding) -> list[Span]:
-        if decoding.is_silence(self._limits):
-            return []
-        return split(decoding.tokens, self._backend.vocabulary, window.duration)
+    def _without_tails(
+        self, encoded: E, rows: Sequence[int], parts: Sequence[Window], decodings: Sequence[Decoding]
+    ) -> list[Decoding]:
+        """The decodings; those that repeat themselves without what no audio is left for, which often is the repetition.
 
-    def _align(self, encoded: E, batch: Sequence[Window], spans: list[list[Span]]) -> None:
-        """Gives spans their words, whose times take the place of the decoder's timestamps.
+        So a good decoding with a bad end does not climb the ladder, where it would be drawn by lot.
+        """
+        found = list(decodings)
+        chosen = [i for i, decoding in enumerate(decodings) if decoding.is_repetitive(self._limits)]
+        spans = self._spans(
+            encoded, [rows[i] for i in chosen], [parts[i] for i in chosen], [decodings[i] for i in chosen]
+        )
+        for i, own in zip(chosen, spans, strict=True):
+            if own and parts[i].is_aligned:
+                found[i] = shortened(decodings[i], own, self._backend.vocabulary)
+        return found
+
+    def _spans(
+        self, encoded: E, rows: Sequence[int], parts: Sequence[Window], decodings: Sequence[Decoding]
+    ) -> list[list[Span]]:
+        """The spans of windows, with their words, whose times take the place of the decoder's timestamps.
 
         Those are often wrong by seconds where a window begins with a pause, because Whisper is made to begin within the
         first second. Not for translations, which are not said in the order of the words that are heard, unless asked.
         """
-        rows = [row for row, window in enumerate(batch) if spans[row] and window.is_aligned]
-        if not rows:
-            return
-        aligned = self._backend.align(encoded, rows, [batch[row] for row in rows], [spans[row] for row in rows])
-        for row, words in zip(rows, aligned, strict=True):
-            spans[row] = with_words(spans[row], words, batch[row].duration)
+        spans = [
+            []
+            if decoding.is_silence(self._limits)
+            else split(decoding.tokens, self._backend.vocabulary, window.duration)
+            for window, decoding in zip(parts, decodings, strict=True)
+        ]
+        chosen = [i for i, window in enumerate(parts) if spans[i] and window.is_aligned]
+        if chosen:
+            picked = [rows[i] for i in chosen], [parts[i] for i in chosen], [spans[i] for i in chosen]
+            for i, words in zip(chosen, self._backend.align(encoded, *picked), strict=True):
+                spans[i] = without_tail(with_words(spans[i], words, parts[i].duration))
+        return spans

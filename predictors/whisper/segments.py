@@ -92,6 +92,24 @@ def with_words(spans: Sequence[Span], words: Sequence[Sequence[Word]], duration:
     return timed
 
 
+def without_tail(spans: Sequence[Span]) -> list[Span]:
+    """Aligned spans without those at the end that took no time: where no audio is left a decoder may go on by itself."""
+    count = len(spans)
+    while count > 1 and spans[count - 1].words and spans[count - 1].end <= spans[count - 1].start:
+        count -= 1
+    return list(spans[:count])
+
+
+def shortened(decoding: Decoding, spans: Sequence[Span], vocabulary: Vocabulary) -> Decoding:
+    """The decoding up to the last of `spans`, which are some of its own; it may repeat itself no more."""
+    end = spans[-1].first + len(spans[-1].tokens)
+    if end == len(decoding.tokens):
+        return decoding
+    tokens, logprobs = decoding.tokens[:end], decoding.logprobs and decoding.logprobs[:end]
+    mean = fmean(logprobs) if logprobs else decoding.avg_logprob
+    return replace(decoding, tokens=tokens, text=vocabulary.text(tokens), avg_logprob=mean, logprobs=logprobs)
+
+
 def segments(spans: Sequence[Span], decoding: Decoding, vocabulary: Vocabulary, *, words: bool) -> list[Segment]:
     """The contract's segments.
 

@@ -17,7 +17,7 @@ from predictors.whisper import alignment, weights
 from predictors.whisper.backends import vllm_engine
 from predictors.whisper.backends.vllm_beams import search
 from predictors.whisper.fallback import Decoding, best
-from predictors.whisper.segments import Span, split, window_result, with_words
+from predictors.whisper.segments import Span, shortened, split, window_result, with_words, without_tail
 from predictors.whisper.settings import WhisperSettings
 from predictors.whisper.vllm_tokens import Tokens, extra_args
 from predictors.whisper.windows import Window, plan
@@ -124,18 +124,16 @@ class VllmRecognizer:
             language, probability = await self._listen(audio)
             window = replace(window, language=language, language_probability=probability)
         decoding = await self._climb(window, audio)
-        spans = (
-            []
-            if decoding.is_silence(self._limits)
-            else split(decoding.tokens, self._tokens.vocabulary, window.duration)
-        )
-        if spans and window.is_aligned:
-            timed = with_words(spans, await self._align(window, spans, decoding), window.duration)
-            # At the end of a window a decoder may go on by itself: what no audio is left for was not said.
-            while len(timed) > 1 and timed[-1].end <= timed[-1].start:
-                timed.pop()
-            spans = timed
+        spans = await self._spans(window, decoding)
         return window_result(window, spans, decoding, self._tokens.vocabulary)
+
+    async def _spans(self, window: Window, decoding: Decoding) -> list[Span]:
+        if decoding.is_silence(self._limits):
+            return []
+        spans = split(decoding.tokens, self._tokens.vocabulary, window.duration)
+        if not spans or not window.is_aligned:
+            return spans
+        return without_tail(with_words(spans, await self._align(window, spans, decoding), window.duration))
 
     async def _start(self) -> None:
         """Has the worker keep as many encodings as there are windows between their first request and their last."""
@@ -188,7 +186,15 @@ class VllmRecognizer:
         """The temperature ladder (`fallback`) of one window; the others go on meanwhile."""
         tried: list[Decoding] = []
         for temperature in window.temperatures:
-            tried.append(await self._decode(window, audio, temperature))
+            decoding = await self._decode(window, audio, temperature)
+            if (
+                decoding.is_repetitive(self._limits)
+                and window.is_aligned
+                and (spans := await self._spans(window, decoding))
+            ):
+                # Often the repetition is at the end, where no audio is left for it.
+                decoding = shortened(decoding, spans, self._tokens.vocabulary)
+            tried.append(decoding)
             if not tried[-1].failed(self._limits):
                 break
         return best(tried, self._limits)

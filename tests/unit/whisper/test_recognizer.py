@@ -121,6 +121,28 @@ def test_only_the_failing_window_is_decoded_again() -> None:
     assert [segment.temperature for result in results for segment in result.segments] == [0.0, 0.2, 0.0]
 
 
+class Looping(Echo):
+    """Says its value and then, of 8, the same over and over, for which it has no audio."""
+
+    def _say(self, value: int, temperature: float) -> Decoding:
+        tokens = (FIRST, value, FIRST + 25, *[value] * (60 if value == 8 else 0))
+        return Decoding(tokens, self.vocabulary.text(tokens), -0.1, 0.0, temperature)
+
+    def align(
+        self, encoded: list[int], rows: Sequence[int], parts: Sequence[Window], spans: Sequence[Sequence[Span]]
+    ) -> list[list[list[Word]]]:
+        super().align(encoded, rows, parts, spans)
+        return [[[Word(word=" x", start=0.1 if n == 0 else 1.0, end=1.0)] for n in range(len(own))] for own in spans]
+
+
+def test_a_repetition_that_no_audio_is_left_for_does_not_climb() -> None:
+    backend = Looping()
+    results = recogniser(backend).run([window(7, timestamps="word"), window(8, timestamps="word")])
+    assert texts(results) == [" 7", " 8"]
+    assert backend.decoded == [([7, 8], 0.0)]
+    assert backend.aligned == [[8], [7, 8]]
+
+
 def test_languages_are_detected_only_where_they_are_not_given() -> None:
     given, found = recogniser(Echo()).run([window(1, language="en"), window(2)])
     assert (given.language, given.language_probability) == ("en", None)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from predictors.whisper.fallback import Decoding
-from predictors.whisper.segments import Span, Vocabulary, segments, split, with_words
+from predictors.whisper.segments import Span, Vocabulary, segments, shortened, split, with_words, without_tail
 from serving.contracts.asr import Word
 
 END, SPECIAL, FIRST = 1000, 1010, 1100
@@ -121,6 +121,23 @@ def test_words_neither_overlap_nor_leave_the_window() -> None:
 def test_a_span_without_words_keeps_its_times_between_its_neighbours() -> None:
     found = with_words([Span(0, 2, (1,)), Span(1, 3, (2,))], [[word(" a", 0.5, 2.2)], []], 5)
     assert [(span.start, span.end, span.words) for span in found][1] == (2.2, 3, ())
+
+
+def test_what_no_audio_is_left_for_was_not_said() -> None:
+    decoding = Decoding((at(0), 1, at(2), 2, 1, 2, at(3)), " w1 w2 w1 w2", -0.5, 0.0, 0.0, (-1.0,) * 3 + (0.0,) * 4)
+    spans = split(decoding.tokens, VOCABULARY, 30)
+    said = with_words(
+        spans, [[word(" w1", 28, 29.98)], [word(text, 29.98, 29.98) for text in (" w2", " w1", " w2")]], 30
+    )
+    kept = without_tail(said)
+    assert [(span.start, span.end) for span in kept] == [(28, 29.98)]
+    left = shortened(decoding, kept, VOCABULARY)
+    assert (left.tokens, left.text, left.avg_logprob) == ((at(0), 1, at(2)), " w1", -1.0)
+    assert left.compression_ratio < decoding.compression_ratio
+    assert shortened(decoding, said, VOCABULARY) is decoding
+    assert without_tail(said[1:]) == said[1:]  # something was said
+    untimed = with_words(spans, [[], []], 30)
+    assert without_tail(untimed) == untimed
 
 
 def test_segments_have_text_and_the_statistics_of_the_decoding() -> None:
