@@ -34,6 +34,7 @@ _FRAMES_PER_SECOND = 50
 _POLL_SECONDS = 0.5
 _AHEAD = 1.5  # windows that are taken in for each that is decoded: some are listened to or aligned meanwhile
 _CLOSING_SECONDS = 1.0  # for processes that end by themselves; those that do not are killed
+_SEED = 0
 _MOST_TOKENS = 224  # of one window, as openai-whisper has it: half of its context
 
 
@@ -225,6 +226,7 @@ class VllmRecognizer:
 
         settings = {
             "temperature": temperature,
+            "seed": _SEED if temperature else None,  # the same window is answered alike
             "max_tokens": self._most_tokens(prompt),
             # Of the token after the start the most probable are told, <|nospeech|> among them wherever that matters.
             "logprobs": vllm_engine.ALTERNATIVES if prompt[-1] == self._tokens.start else 0,
