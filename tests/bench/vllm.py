@@ -24,6 +24,7 @@ from tests.services import Service, whisper
 
 CLIPS, ROUNDS = 32, 2
 SECONDS = 40.0
+LONG_SECONDS = 977.0
 SEQUENCES = 8
 DTYPE = "float32"  # both, on any CPU
 _STARTING_SECONDS = 600.0
@@ -82,8 +83,21 @@ def run() -> Section:
     said = [plain_words(" ".join(clip.text for clip in clips)) for _, clips in recordings]
     audio = sum(len(samples) for samples, _ in recordings) / RATE
     env = {"BACKEND": "vllm", "VLLM_DTYPE": DTYPE, "MAX_NUM_SEQS": str(SEQUENCES), "ENFORCE_EAGER": "true"}
-    with whisper(2, env=env) as ours, _vllm_serve() as theirs:
-        return _compare(ours, theirs, files, said, audio)
+    with whisper(2, env=env) as ours:
+        with _vllm_serve() as theirs:
+            section = _compare(ours, theirs, files, said, audio)
+        section.row(*_one_text(ours))
+        return section
+
+
+def _one_text(ours: Service) -> tuple[str, str]:
+    """Whether `json` and `verbose_json` tell the same text of a long recording."""
+    audio = wav(speech(LONG_SECONDS)[0])
+    plain, verbose = (
+        ours.transcribe(audio, language="en", response_format=each).json()["text"] for each in ("json", "verbose_json")
+    )
+    words, same = len(plain_words(plain).split()), "equal" if plain == verbose else "DIFFERENT"
+    return f"service: text of {LONG_SECONDS:g} s as json and as verbose_json", f"{same}, {words} words"
 
 
 def _compare(ours: Service, theirs: str, files: list[bytes], said: list[str], audio: float) -> Section:

@@ -25,7 +25,7 @@ WORDS = (" all", " is", " well", " again")
 END, START, PREVIOUS, TRANSLATE, TRANSCRIBE, ENGLISH, NO_SPEECH, NO_TIMES, FIRST = range(len(WORDS), len(WORDS) + 9)
 AUDIO = np.full(16_000, 0.1, np.float32)
 KEEP, ALIGN = "whisper_keep_encodings", "whisper_align"
-SOON = 3.0  # seconds; the backend looks every half a second whether the engine has died
+SOON = 10.0  # seconds; the backend looks every half a second whether the engine has died
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.11 GiB"
 
 
