@@ -186,14 +186,14 @@ def test_no_sentence_is_lost_over_windows(client: openai.OpenAI) -> None:
     assert words("".join(segment.text for segment in found.segments or [])) == words(found.text)
 
 
-@pytest.mark.parametrize("seconds", [39.0, 244.0])  # 977 s: tests.bench.vllm
-def test_a_long_recording_has_one_text(client: openai.OpenAI, seconds: float) -> None:
-    file = ("long.wav", wav(speech(seconds)[0]))
+def test_a_recording_of_two_windows_has_one_text(client: openai.OpenAI) -> None:
+    # Longer ones, 244 and 977 s: tests.bench.vllm.
+    file = ("long.wav", wav(speech(39.0)[0]))
     create = client.audio.transcriptions.create
-    verbose = create(file=file, model="w", language="en", response_format="verbose_json", temperature=0)
-    assert len(words(verbose.text)) > seconds
+    verbose = create(file=file, model="w", language="en", response_format="verbose_json")
+    assert len(words(verbose.text)) > 60
     assert "".join(segment.text for segment in verbose.segments or []) == verbose.text
-    assert words(create(file=file, model="w", language="en", temperature=0).text) == words(verbose.text)
+    assert create(file=file, model="w", language="en").text == verbose.text
 
 
 def test_clients_at_once_get_what_each_gets_alone(vllm: Service) -> None:
