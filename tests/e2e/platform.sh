@@ -39,7 +39,9 @@ cluster() {
     kind create cluster --config "$ROOT/kind-config.yaml" --image "$(source_node_image)" --wait 180s
     mkdir -p "$CLUSTER_DIR"; touch "$CREATED"
   fi
-  kind export kubeconfig --quiet --name "$CLUSTER"
+  # Nodes that stopped, with Docker or with the machine, go on.
+  kind get nodes --name "$CLUSTER" | xargs docker start >/dev/null
+  kind export kubeconfig --name "$CLUSTER" >/dev/null
   # (the nodes of a cluster that just started again cannot be asked for yet)
   wait_for 180 "the nodes (make kind-down, then again)" k wait --for=condition=Ready node --all --timeout=30s
 }
@@ -80,7 +82,7 @@ serving() {
 }
 
 install_serving() {
-  local work name
+  local work name part
   say "Knative, Kourier, KServe"
   work=$CLUSTER_DIR/manifests; rm -rf "$work"; mkdir -p "$work"
   source_platform_images
@@ -94,17 +96,24 @@ install_serving() {
 
   # The settings are applied as their README says, but are in the manifests before: applied again, these change nothing.
   cp -r "$E2E/platform/." "$work"
-  for name in knative/{activator,config-{defaults,deployment,features}} kserve/with-kourier; do
-    cp "$ROOT/manifests/cluster/$name.yaml" "$work/$name.yaml"
-    echo "  - path: $(basename "$name").yaml" >>"$work/$(dirname "$name")/kustomization.yaml"
+  for name in knative/{activator,config-{defaults,deployment,features}} knative-without-mesh/config-network kserve/with-kourier; do
+    part=${name%%[-/]*} # of $work
+    cp "$ROOT/manifests/cluster/$name.yaml" "$work/$part/"
+    echo "  - path: $(basename "$name").yaml" >>"$work/$part/kustomization.yaml"
   done
   for name in knative kourier kserve; do
     cp "$(release "$name")" "$work/$name/release.yaml"
     kubectl kustomize "$work/$name" | source_adapt >"$work/$name.yaml"
     apply "$work/$name.yaml"
   done
-  for name in knative kserve/with-kourier.yaml kserve/storage-container.yaml; do
-    k apply --server-side --force-conflicts --field-manager=sonotome --filename "$ROOT/manifests/cluster/$name" >/dev/null
+  # (a webhook that just started is called before its certificate is known)
+  wait_for 180 "the settings of manifests/cluster" settings
+}
+
+settings() {
+  local name
+  for name in knative knative-without-mesh kserve/with-kourier.yaml kserve/storage-container.yaml; do
+    k apply --server-side --force-conflicts --field-manager=sonotome --filename "$ROOT/manifests/cluster/$name" || return
   done
 }
 
@@ -152,7 +161,8 @@ up() {
   # Serving is mostly waiting, and building and loading need none of it.
   run images load &
   images=$!
-  trap 'kill "$images" 2>/dev/null || true' EXIT
+  # shellcheck disable=SC2064  # where a step fails, the variable is gone before the trap is run
+  trap "kill $images 2>/dev/null || true" EXIT
   run serving
   wait "$images"
   trap - EXIT
