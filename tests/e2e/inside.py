@@ -41,5 +41,5 @@ def calls(service: InferenceService, count: int, clients: int) -> list[Answer]:
     pod = service.until_pod("transformer")["metadata"]["name"]
     url = f"http://{service.name}-predictor.{service.namespace}.svc.cluster.local/v2/models/{service.name}/infer"
     command = ["exec", pod, "-c", CONTAINER, "--", "python", "-c", _SCRIPT, url, str(count), str(clients)]
-    found = kubectl.run("-n", service.namespace, *command, seconds=200)
+    found = kubectl.run("-n", service.namespace, *command, seconds=400)
     return [Answer(*each) for each in json.loads(found)]

@@ -33,7 +33,7 @@ def revisions(service: InferenceService, outcomes: list[Outcome]) -> list[str]:
     return [name for (name,) in named]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_part_then_all_then_back(deployed: Deployed, hello: bytes, figures: Section) -> None:
     release, service, gateway = deployed.release, deployed.service, deployed.gateway
     old = service.newest("predictor")
@@ -47,7 +47,7 @@ def test_a_part_then_all_then_back(deployed: Deployed, hello: bytes, figures: Se
         figures.row("helm upgrade → a new revision has 20 %", f"{time.monotonic() - begun:.1f} s")
         assert set(revisions(service, load.from_now(ENOUGH, 200))) == {old, new}
         begun = time.monotonic()
-        answers = inside.calls(service, CALLS, 2 * CLIENTS)
+        answers = inside.calls(service, CALLS, 4 * CLIENTS)
         assert {each.status for each in answers} == {200}
         assert {each.revision for each in answers} == {old, new}
         hits, (low, high) = sum(each.revision == new for each in answers), bounds(CALLS, 0.2)
