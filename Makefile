@@ -1,4 +1,4 @@
-# Two commands do everything: `make demo` and `make test`. `make help` lists the rest.
+# `make demo` shows it, `make test` tests it, `make help` lists the rest.
 PYTHON ?= python3
 MODEL ?= whisper
 PORT ?= 8000
@@ -32,7 +32,7 @@ demo: .venv/demo.ok .data/recordings.ok  ## both pods on this machine, one recor
 serve: .venv/demo.ok  ## leave a service running: make serve MODEL=whisper PORT=8000 (Ctrl-C stops it)
 	exec .venv/demo/bin/python -m serving.local $(MODEL) --port $(PORT)
 
-test: .venv/test.ok .data/recordings.ok  ## every test that needs no cluster and no GPU, real engines included
+test: .venv/test.ok .data/recordings.ok  ## the tests of the services, real engines included; no cluster, no GPU
 	.venv/test/bin/python -m pytest $(WORKERS) --ignore=tests/charts --ignore=tests/images --ignore=tests/e2e $(ARGS)
 
 test-charts: .venv/test.ok  ## the chart's tests; they take helm from PATH or build it with Go

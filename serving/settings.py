@@ -90,11 +90,11 @@ class PredictorSettings(PodSettings):
     """What every predictor has besides: how requests join into batches."""
 
     max_batch_size: int = Field(8, ge=1)
-    """Items (windows, volumes) that share one call of the engine."""
+    """Items (windows, volumes) that share one call of the engine; not for vLLM, which batches by itself."""
     max_batch_wait_ms: float = Field(5.0, ge=0)
-    """How long an incomplete batch waits for company, in milliseconds."""
+    """How long an incomplete batch waits for company, in milliseconds; not for vLLM."""
     max_queue: int = Field(256, ge=1)
-    """Items that may wait; more are refused with 503 and Retry-After."""
+    """Items that may wait, with vLLM those that it works on included; more are refused with 503 and Retry-After."""
 
 
 class TransformerSettings(PodSettings):
@@ -109,7 +109,8 @@ class TransformerSettings(PodSettings):
     hop_concurrency: int = Field(4, ge=1)
     """Items (windows, volumes) of one request that are at the predictor at a time."""
     hop_retry_seconds: float = Field(60.0, ge=0)
-    """How long a predictor that cannot be reached, or is busy, is called again before the client gets 503."""
+    """How long a predictor that cannot be reached, or answers 503, is called again before the client gets 503. A call that may
+    have begun is not repeated: on Knative, where a pod that just died is a 502, that is 503 at once."""
     hop_connections: int = Field(64, ge=1)
     """Open connections to the predictor, over all requests."""
 

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import psutil
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind, StatusCode
 from prometheus_client import Counter, Gauge, Histogram
@@ -29,7 +30,9 @@ REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 REQUESTS = Counter("sonotome_requests_total", "Requests answered", ["route", "status"])
 IN_FLIGHT = Gauge("sonotome_requests_in_flight", "Requests, streams and WebSockets being worked on")
 COLD_START = Gauge("cold_start_seconds", "Seconds from the start of the process", ["phase"])
-QUEUE_LENGTH = Gauge("sonotome_batch_queue_length", "Items waiting for a batch", ["model_name"])
+QUEUE_LENGTH = Gauge(
+    "sonotome_batch_queue_length", "Items waiting for a batch, or in an engine that batches by itself", ["model_name"]
+)
 BATCH_SIZE = Histogram(
     "sonotome_batch_size", "Items that shared one call of the engine", ["model_name"], buckets=(1, 2, 4, 8, 16, 32, 64)
 )
@@ -43,7 +46,6 @@ REDECODED_SECONDS = Counter(
 )
 HOP_RETRIES = Counter("sonotome_hop_retries_total", "Calls of the predictor that were repeated", ["reason"])
 
-_STARTED = time.monotonic()
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 tracer = trace.get_tracer("sonotome")
 _provider: "TracerProvider | None" = None
@@ -151,4 +153,6 @@ def note_request(route: str, status: int | str, began: float) -> None:
 
 def mark_cold_start(phase: str) -> None:
     """Notes how long after the process's start a phase (import, load, warmup, ready) was over."""
-    COLD_START.labels(phase).set(time.monotonic() - _STARTED)
+    process = psutil.Process()
+    began = process.create_time() - psutil.boot_time()  # both by the same reading of the clock, which this cancels
+    COLD_START.labels(phase).set(time.clock_gettime(time.CLOCK_BOOTTIME) - began)

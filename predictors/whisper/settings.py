@@ -4,7 +4,7 @@ from collections.abc import Collection
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from predictors.whisper.fallback import Thresholds
@@ -35,12 +35,12 @@ class WhisperSettings(VllmSettings):
     """Engine: `ctranslate2` (faster-whisper's), `openai_whisper` (the original library on torch) or `vllm`."""
     device: Device = "auto"
     """Where it runs: `cpu`, `cuda`, or `auto`, which takes the GPU when there is one."""
-    dtype: Annotated[Dtype, BeforeValidator(_dtype_name)] = Field(
-        "auto", validation_alias=AliasChoices("dtype", "vllm_dtype")
-    )
+    dtype: Annotated[Dtype, BeforeValidator(_dtype_name)] = "auto"
     """Arithmetic: `int8`, `int8_float16`, `float16` (`half`, `fp16`), `bfloat16` (`bf16`), `float32`, as far as backend and
-    device have it; `VLLM_DTYPE` is the same. `auto` is float16 on GPU, with vllm bfloat16 from compute capability 8.0 on; on
+    device have it. `auto` is float16 on GPU, with vllm bfloat16 from compute capability 8.0 on; on
     CPU it is int8 (ctranslate2), float32 (openai_whisper), or bfloat16 where the CPU computes in it, else float32 (vllm)."""
+    vllm_dtype: Annotated[Dtype, BeforeValidator(_dtype_name)] = "auto"
+    """The same as DTYPE, by its name in vLLM's services."""
     language_force: str = ""
     """Language code of every request, whatever it asks for; results echo it. Empty: the request's, or detected."""
     timestamps: Literal["auto", "none", "segments"] = "auto"
@@ -60,7 +60,7 @@ class WhisperSettings(VllmSettings):
     no_speech_threshold: float = Field(0.6, ge=0, le=1)
     """A decoding that fails by log-probability where silence is more probable than this is silence."""
 
-    @field_validator("dtype")
+    @field_validator("dtype", "vllm_dtype")
     @classmethod
     def _of_backend(cls, dtype: str, info: ValidationInfo) -> str:
         backend = info.data.get("backend", "")
@@ -86,6 +86,13 @@ class WhisperSettings(VllmSettings):
         if not temperatures or not rising or not 0 <= temperatures[0] <= temperatures[-1] <= 1:
             raise ValueError("give rising temperatures in 0..1, separated by commas, such as 0,0.2,0.4")
         return temperatures
+
+    @model_validator(mode="after")
+    def _one_dtype(self) -> Self:
+        if "auto" not in (self.dtype, self.vllm_dtype) and self.dtype != self.vllm_dtype:
+            raise ValueError(f"DTYPE={self.dtype} and VLLM_DTYPE={self.vllm_dtype} contradict each other")
+        self.dtype = self.vllm_dtype if self.dtype == "auto" else self.dtype
+        return self
 
     @model_validator(mode="after")
     def _one_attention(self) -> Self:

@@ -35,7 +35,7 @@ class VllmSettings(PredictorSettings):
     cpu_cache_gib: int = Field(2, ge=1)
     """vllm on CPU: memory for the cache, in GiB. One window takes 18 (base) to 240 MiB (large-v3) at 2 bytes a number."""
     max_num_seqs: int = Field(32, ge=1)
-    """vllm: windows that are decoded together; others wait."""
+    """vllm: sequences that are decoded together; others wait. A window is one, or BEST_OF on the ladder, or its beams."""
     tensor_parallel_size: int = Field(1, ge=1)
     """vllm: GPUs that share the model."""
     enforce_eager: bool | None = None

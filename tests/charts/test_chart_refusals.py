@@ -54,6 +54,23 @@ SENTENCES = [
     (["defaults.predictor.scaling=null"], f"{P}.scaling.min has no value: null took its default away"),
     (["defaults.predictor.weights=null"], f"{P}.weights.storageUri has no value: null took its default away"),
     (["defaults.transformer.name=null"], f"{T}.name is empty, which is none of transformers: audio, dicom"),
+    (
+        [f"{P}.gpu.profile=t4", f"{P}.gpu.count=1"],
+        f"{P}.env.DEVICE is cpu, which leaves gpu.count 1 without work: set DEVICE to cuda",
+    ),
+    (
+        [f"{P}.gpu.profile=t4", f"{P}.gpu.count=2", f"{P}.env.DEVICE=cuda"],
+        f"{P}.gpu.count is 2: only env.BACKEND vllm shares a model among GPUs",
+    ),
+    (
+        [f"{P}.env.BACKEND=vllm", f"{P}.env.ENFORCE_EAGER=off", f"{P}.fastStart.eager=true"],
+        f"{P}.env.ENFORCE_EAGER and fastStart.eager are both set: keep one",
+    ),
+    ([f"{P}.env.HOST=127.0.0.1"], f"{P}.env.HOST cannot be set here: it comes from the chart"),
+    (
+        [*STANDARD, f"{P}.scaling.metric=rps"],
+        f"{P}.scaling.metric is rps: deploymentMode Standard scales by cpuPercent",
+    ),
     ([f"{P}.gpu.count=1"], f"{P}.gpu.count is 1 without a profile: name one of {PROFILES}"),
     ([f"{P}.gpu.profile=t4"], f"{P}.gpu.profile is t4 but count is 0: set how many GPUs, or no profile"),
     (
@@ -195,6 +212,10 @@ def test_a_model_that_is_off_may_be_wrong():
             ["models.whisper-base.predictor.resources.limits.memory=2GB"],
             "at '/models/whisper-base/predictor/resources/limits/memory'",
         ),
+        ([f"{P}.resources.limits.memory=500m"], "at '/models/whisper-base/predictor/resources/limits/memory'"),
+        ([f"{P}.resources.limits.memory=2048"], "at '/models/whisper-base/predictor/resources/limits/memory'"),
+        ([f"{P}.resources.limits.cpu=4Gi"], "at '/models/whisper-base/predictor/resources/limits/cpu'"),
+        ([f"{P}.tmpSize=0Gi"], "at '/models/whisper-base/predictor/tmpSize'"),
         (["models.whisper-base.predictor.image.tag=a b"], "at '/models/whisper-base/predictor/image/tag'"),
         (
             ["models.whisper-base.predictor.fastStart.cacheClaim=A/b"],

@@ -36,7 +36,7 @@ def test_words_of_yaml_stay_words(odd, tmp_path):
                 "pullSecrets": ["007"],
                 "apiKeys": {"secretName": odd, "key": odd},
                 "networkPolicy": {"enabled": True, "dataPlaneNamespaces": ["123"]},
-                "podMonitor": {"enabled": True, "labels": {"release": odd}},
+                "podMonitor": {"enabled": True, "labels": {"release": odd, "app.kubernetes.io/name": odd}},
             },
             "gpuProfiles": {"t4": {"runtimeClassName": odd, "nodeSelector": {"gpu": "true"}}},
             "transformers": {odd: {"module": odd, "image": {"repository": "12", "tag": "30"}}},
@@ -50,7 +50,7 @@ def test_words_of_yaml_stay_words(odd, tmp_path):
                         "env": {odd.upper(): odd},
                         "weights": {"image": "12:30"},
                         "gpu": {"profile": "t4", "count": 1},
-                        "tmpSize": "8",
+                        "tmpSize": "8Gi",
                     },
                     "transformer": {"name": odd},
                 }
@@ -76,6 +76,7 @@ def test_words_of_yaml_stay_words(odd, tmp_path):
         assert policy["spec"]["podSelector"]["matchLabels"]["serving.kserve.io/inferenceservice"] == odd
     assert monitor["metadata"]["name"] == "123"
     assert monitor["metadata"]["labels"]["release"] == odd
+    assert monitor["metadata"]["labels"]["app.kubernetes.io/name"] == "sonotome"  # the chart's own stay
     assert all(each["metadata"]["labels"]["app.kubernetes.io/instance"] == "123" for each in made)
     assert service["metadata"]["name"] == odd
     for role, spec in service["spec"].items():
@@ -93,7 +94,7 @@ def test_words_of_yaml_stay_words(odd, tmp_path):
         {"nvidia.com/gpu.product": "Tesla-T4", "gpu": "true"},
     )
     assert predictor["initContainers"][0]["image"] == "12:30"
-    assert predictor["volumes"][0]["emptyDir"]["sizeLimit"] == "8"
+    assert predictor["volumes"][0]["emptyDir"]["sizeLimit"] == "8Gi"
 
 
 @pytest.mark.parametrize(("key", "word"), [("modelId", "on"), ("modelId", "007"), ("storageUri", "hf://a/b?c#d")])

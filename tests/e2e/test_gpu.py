@@ -75,6 +75,7 @@ def scheduled(release: Release, node: str, hello: bytes, figures: Section) -> tu
         f"gpuProfiles.{PROFILE}.nodeSelector.nvidia\\.com/gpu\\.product={PRODUCT}",
         f"models.{MODEL}.predictor.gpu.profile={PROFILE}",
         f"models.{MODEL}.predictor.gpu.count=1",
+        f"models.{MODEL}.predictor.env.DEVICE=auto",
     )
     waited = []
     for why in ("didn't match Pod's node affinity/selector", f"Insufficient {GPU}"):

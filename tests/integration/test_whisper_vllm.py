@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import jiwer
+import numpy as np
 import openai
 import psutil
 import pytest
@@ -24,7 +25,7 @@ from serving.contracts.asr import AsrInput, AsrOptions, AsrResult, Samples
 from serving.deadline import Deadline
 from serving.hop import PredictorClient
 from tests.bench.service import plain_words
-from tests.bench.speech import speech, wav
+from tests.bench.speech import RATE, speech, wav
 from tests.integration.clips import (
     CALL,
     COUNTING,
@@ -175,6 +176,14 @@ def test_silence_has_no_words(client: openai.OpenAI) -> None:
     for seconds in (5, 35):
         found = client.audio.transcriptions.create(file=("silence.wav", joined(silence(seconds))), model="w")
         assert found.text == ""
+
+
+def test_noise_around_words_is_none(client: openai.OpenAI) -> None:
+    noisy = (0.005 * np.random.default_rng(1).standard_normal(12 * RATE)).astype(np.float32)
+    spoken = samples(HELLO)
+    noisy[5 * RATE : 5 * RATE + len(spoken)] += spoken
+    found = client.audio.transcriptions.create(file=("noisy.wav", wav(noisy)), model="w", language="en")
+    assert words(found.text) == ["hello", "world"]
 
 
 def test_no_sentence_is_lost_over_windows(client: openai.OpenAI) -> None:

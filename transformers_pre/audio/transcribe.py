@@ -18,7 +18,7 @@ from serving import telemetry
 from serving.contracts import asr
 from serving.contracts.asr import AsrInput, AsrOptions, AsrResult, Samples, Task
 from serving.deadline import CURRENT, Deadline
-from serving.errors import TooLarge
+from serving.errors import InvalidInput, TooLarge
 from serving.hop import PredictorClient
 from serving.threads import in_thread
 from transformers_pre.audio import merge
@@ -173,6 +173,11 @@ class Transcriber:
             telemetry.WINDOWS.labels(self._client.model_name, "decoded").inc()
             wanted = options.model_copy(update={"language": await language.ask()})
             result = await self._recognise(window, samples, wanted, headers, deadline)
+            if request.words and any(segment.words is None for segment in result.segments):
+                raise InvalidInput(
+                    "times of words were asked for, but the model, as it is set up, gives none; ask for segments only",
+                    code="no_word_times",
+                )
             language.tell(result.language)
             return result
 

@@ -119,11 +119,20 @@
 {{- if and .profile (not (hasKey $.root.Values.gpuProfiles .profile)) -}}
 {{- fail (printf "%s.profile is %s, which is none of gpuProfiles: %s" $path .profile $profiles) -}}
 {{- end -}}
+{{- if and (gt (int .count) 1) (ne (include "sonotome.isVllm" $.model.predictor) "true") -}}
+{{- fail (printf "%s.count is %d: only env.BACKEND vllm shares a model among GPUs" $path (int .count)) -}}
+{{- end -}}
+{{- if and .count (eq $device "cpu") -}}
+{{- fail (printf "models.%s.predictor.env.DEVICE is cpu, which leaves gpu.count %d without work: set DEVICE to cuda" $.name (int .count)) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "sonotome.check.fastStart" -}}
 {{- $backend := .model.predictor.env.BACKEND | default "" -}}
+{{- if and .model.predictor.fastStart.eager (hasKey .model.predictor.env "ENFORCE_EAGER") -}}
+{{- fail (printf "models.%s.predictor.env.ENFORCE_EAGER and fastStart.eager are both set: keep one" .name) -}}
+{{- end -}}
 {{- range $key, $value := .model.predictor.fastStart -}}
 {{- if and $value (ne $backend "vllm") -}}
 {{- fail (printf "models.%s.predictor.fastStart.%s is set: it is for BACKEND vllm, and env.BACKEND is %s" $.name $key ($backend | default "empty")) -}}
@@ -147,7 +156,7 @@
 {{- define "sonotome.check.env" -}}
 {{- $elsewhere := dict
   "MODEL_ID" "weights" "STORAGE_URI" "weights.storageUri" "API_KEYS" "global.apiKeys" "API_KEYS_FILE" "global.apiKeys"
-  "MODEL_NAME" "the entry's name" "REQUEST_TIMEOUT_SECONDS" "timeout" "PREDICTOR_HOST" "KServe" "TENSOR_PARALLEL_SIZE" "gpu.count" "HTTP_PORT" "the chart" "GRPC_PORT" "the chart" "ENABLE_GRPC" "the chart"
+  "MODEL_NAME" "the entry's name" "REQUEST_TIMEOUT_SECONDS" "timeout" "PREDICTOR_HOST" "KServe" "TENSOR_PARALLEL_SIZE" "gpu.count" "HOST" "the chart" "HTTP_PORT" "the chart" "GRPC_PORT" "the chart" "ENABLE_GRPC" "the chart"
   "PORT" "Knative" "K_SERVICE" "Knative" "K_CONFIGURATION" "Knative" "K_REVISION" "Knative" "PROTOCOL" "KServe" "PYTHONPATH" "the image" -}}
 {{- range $name, $value := .component.env -}}
 {{- with get $elsewhere $name -}}
@@ -185,6 +194,9 @@
 {{- else -}}
 {{- if not .min -}}
 {{- fail (printf "%s.scaling.min is 0: deploymentMode Standard cannot scale to zero, set 1 or more" $.path) -}}
+{{- end -}}
+{{- if ne .metric "concurrency" -}}
+{{- fail (printf "%s.scaling.metric is %s: deploymentMode Standard scales by cpuPercent" $.path .metric) -}}
 {{- end -}}
 {{- if .concurrency -}}
 {{- fail (printf "%s.scaling.concurrency is set: deploymentMode Standard cannot hold requests back" $.path) -}}

@@ -4,7 +4,7 @@
 {{- $gpu := include "sonotome.gpuProfile" . | fromJson -}}
 {{- $cacheClaim := (.component.fastStart | default dict).cacheClaim -}}
 {{/* Of a container's own 64 MiB vLLM's processes, which are several on CPU too, do not start: they want 240 MiB at a time. */}}
-{{- $sharedMemory := or (eq (include "sonotome.isVllm" .component) "true") (gt (int (.component.gpu | default dict).count) 1) -}}
+{{- $sharedMemory := eq (include "sonotome.isVllm" .component) "true" -}}
 {{- include "sonotome.scaling" . }}
 timeout: {{ int .model.timeout }}
 {{- with .root.Values.global.serviceAccount }}

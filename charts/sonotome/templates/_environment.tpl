@@ -43,7 +43,7 @@ ENFORCE_EAGER: "true"
 VLLM_CACHE_ROOT: /cache/vllm
 TRITON_CACHE_DIR: /cache/triton
 {{- end }}
-{{- if and (eq (include "sonotome.isVllm" .) "true") (gt (int .gpu.count) 1) }}
+{{- if gt (int .gpu.count) 1 }}
 TENSOR_PARALLEL_SIZE: {{ int .gpu.count | quote }}
 {{- end }}
 {{- end -}}

@@ -57,7 +57,7 @@ class VllmRecognizer:
         self._started = False
 
     def load(self) -> None:
-        """Starts vLLM's processes. Raises ValueError when weights, device or LANGUAGE_FORCE do not work."""
+        """Starts vLLM's processes. Raises ValueError when weights, device or settings do not work."""
         settings = self._settings
         os.environ.update(vllm_engine.environment(settings))
         folder = weights.for_vllm(settings.model_id)
@@ -77,9 +77,12 @@ class VllmRecognizer:
 
         self._features = WhisperFeatureExtractor.from_pretrained(folder)
         # As a server, by which vLLM chooses how many windows a step may begin with.
-        self._engine = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(**arguments), usage_context=UsageContext.OPENAI_API_SERVER
-        )
+        try:
+            self._engine = AsyncLLM.from_engine_args(
+                AsyncEngineArgs(**arguments), usage_context=UsageContext.OPENAI_API_SERVER
+            )
+        except ValueError as error:
+            raise ValueError(f"vLLM refuses its settings: {vllm_engine.reason(error)}") from error
         self.device = device.kind
 
     def close(self) -> None:

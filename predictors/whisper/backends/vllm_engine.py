@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from predictors.whisper.settings import WhisperSettings
 from serving.hardware import choose_device
 
@@ -94,6 +96,8 @@ def environment(settings: WhisperSettings) -> Mapping[str, str]:
         "OMP_NUM_THREADS": str(settings.threads()),
     }
     ours = {"OMP_NUM_THREADS"} if settings.num_threads else set()
+    if "cpu_cache_gib" in settings.model_fields_set:
+        ours.add("VLLM_CPU_KVCACHE_SPACE")
     return {name: value for name, value in wanted.items() if name not in os.environ or name in ours}
 
 
@@ -136,3 +140,10 @@ def _attention(backend: str | None) -> dict[str, Any]:
     if backend == "FLASHINFER":
         return {"attention_config": {"backend_per_kind": {"full_attention": backend}}}
     return {"attention_backend": backend} if backend else {}
+
+
+def reason(error: ValueError) -> str:
+    """What vLLM says of an argument, on one line; its configurations are pydantic's, whose own text has several."""
+    if isinstance(error, ValidationError):
+        return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+    return str(error).strip().split("\n")[0]

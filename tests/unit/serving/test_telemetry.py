@@ -3,9 +3,12 @@
 import io
 import json
 import logging
+import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import REGISTRY
+from prometheus_client.metrics import MetricWrapperBase
 
 from serving import errors, telemetry
 
@@ -136,6 +140,23 @@ def test_ours_are_there() -> None:
         ("cold_start_seconds", {"phase": "load"}, 0.001),
     ):
         assert (REGISTRY.get_sample_value(name, labels) or 0) >= least, name
+
+
+def test_the_operators_manual_has_every_metric() -> None:
+    manual = (Path(__file__).parents[3] / "charts/sonotome/README.md").read_text()
+    ours = {each._name for each in vars(telemetry).values() if isinstance(each, MetricWrapperBase)}
+    assert len(ours) > 10
+    assert {name for name in ours if f"`{name}" not in manual and f"`{name}_total" not in manual} == set()
+
+
+def test_a_cold_start_counts_from_the_start_of_the_process() -> None:
+    script = (
+        "import time; time.sleep(0.5); from serving import telemetry; telemetry.mark_cold_start('x');"
+        "print(telemetry.COLD_START.labels('x')._value.get())"
+    )
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert 0.5 <= float(done.stdout) <= time.monotonic() - begun + 0.02  # the kernel tells starts in hundredths
 
 
 # --- spans ---

@@ -1,13 +1,15 @@
 """Every variable that the vLLM service has is read, and does something: what vLLM is told, or a refusal in one sentence."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pytest
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
-from predictors.whisper.backends.vllm_engine import Device, arguments, environment
+from predictors.whisper.backends.vllm_engine import Device, arguments, environment, reason
 from predictors.whisper.model import engine
 from predictors.whisper.settings import WhisperSettings
 from predictors.whisper.vllm_tokens import Rules
@@ -35,6 +37,21 @@ def told(monkeypatch: pytest.MonkeyPatch, device: Device, **variables: str) -> d
     return arguments(settings(monkeypatch, **variables), Path("/mnt/models"), device, RULES)
 
 
+F = TypeVar("F", bound=Callable[..., None])
+PROVEN: set[str] = set()
+"""Variables whose effect a test of this module shows."""
+
+
+def proves(*variables: str) -> Callable[[F], F]:
+    """Marks a test that shows what these variables do."""
+
+    def mark(test: F) -> F:
+        PROVEN.update(variables)
+        return test
+
+    return mark
+
+
 ARGUMENTS = [
     # variable, value, device, vLLM's argument, what it is then
     ("DTYPE", "half", L4, "dtype", "float16"),
@@ -58,6 +75,7 @@ ARGUMENTS = [
 ]
 
 
+@proves(*(case[0] for case in ARGUMENTS))
 @pytest.mark.parametrize("case", ARGUMENTS, ids=lambda case: f"{case[0]}={case[1]}")
 def test_a_variable_is_what_vllm_is_told(
     monkeypatch: pytest.MonkeyPatch, case: tuple[str, str, Device, str, object]
@@ -122,6 +140,7 @@ def test_what_nothing_can_do_ends_the_start(
     assert sentence in str(caught.value)
 
 
+@proves("NUM_THREADS", "CPU_CACHE_GIB")
 def test_what_has_no_argument_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE"):
         monkeypatch.delenv(name, raising=False)
@@ -131,8 +150,31 @@ def test_what_has_no_argument_is_an_environment_variable(monkeypatch: pytest.Mon
     assert environment(settings(monkeypatch))["OMP_NUM_THREADS"] == "3"  # NUM_THREADS was asked for
     monkeypatch.delenv("NUM_THREADS")
     assert "OMP_NUM_THREADS" not in environment(settings(monkeypatch))
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
+    assert environment(settings(monkeypatch))["VLLM_CPU_KVCACHE_SPACE"] == "5"  # so was CPU_CACHE_GIB
+    monkeypatch.delenv("CPU_CACHE_GIB")
+    assert "VLLM_CPU_KVCACHE_SPACE" not in environment(settings(monkeypatch))
 
 
+def test_two_names_of_the_arithmetic_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert told(monkeypatch, L4, DTYPE="auto", VLLM_DTYPE="half")["dtype"] == "float16"
+    assert told(monkeypatch, L4, DTYPE="fp16", VLLM_DTYPE="half")["dtype"] == "float16"
+    with pytest.raises(SystemExit, match="DTYPE=bfloat16 and VLLM_DTYPE=float16 contradict each other"):
+        settings(monkeypatch, DTYPE="bf16", VLLM_DTYPE="half")
+
+
+def test_what_vllm_itself_refuses_is_one_line() -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(Annotated[int, AfterValidator(_too_small)]).validate_python(3)
+    assert reason(caught.value) == "2048 must be more"
+    assert reason(ValueError("not this one\nbut these:")) == "not this one"
+
+
+def _too_small(value: int) -> int:
+    raise ValueError("2048 must be more")
+
+
+@proves("WHISPER_SAMPLING_RATE", "WHISPER_SEGMENT_DURATION_SEC", "MAX_AUDIO_SECONDS")
 def test_the_transformer_has_the_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHISPER_SEGMENT_DURATION_SEC", "20")
     monkeypatch.setenv("MAX_AUDIO_SECONDS", "0")
@@ -145,6 +187,7 @@ def test_the_transformer_has_the_lengths(monkeypatch: pytest.MonkeyPatch) -> Non
         AudioSettings.from_command_line([])
 
 
+@proves("LANGUAGE_FORCE", "TIMESTAMPS")
 def test_language_and_timestamps_are_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
     item = AsrInput(np.ones(100, np.float32), AsrOptions(language="en", timestamps="word"))
     forced = plan(item, ABILITIES, settings(monkeypatch, LANGUAGE_FORCE="de", TIMESTAMPS="none"))
@@ -153,6 +196,7 @@ def test_language_and_timestamps_are_heeded(monkeypatch: pytest.MonkeyPatch) -> 
     assert plan(item, ABILITIES, settings(monkeypatch, LANGUAGE_FORCE="", TIMESTAMPS="segments")).timestamps
 
 
+@proves("BEAM_SIZE")
 def test_beams_are_greedy_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings(monkeypatch).beams() == 1
     assert settings(monkeypatch, BEAM_SIZE="4").beams() == 4
@@ -165,26 +209,22 @@ def test_one_cpu_worker_lives_in_the_engines_process(monkeypatch: pytest.MonkeyP
     assert "distributed_executor_backend" not in told(monkeypatch, A100)
 
 
-TESTED_HERE = {
-    *(case[0] for case in ARGUMENTS),
-    *("NUM_THREADS", "CPU_CACHE_GIB"),  # test_what_has_no_argument_is_an_environment_variable
-    *(
-        "WHISPER_SAMPLING_RATE",
-        "WHISPER_SEGMENT_DURATION_SEC",
-        "MAX_AUDIO_SECONDS",
-    ),  # test_the_transformer_has_the_lengths
-    *("LANGUAGE_FORCE", "TIMESTAMPS"),  # test_language_and_timestamps_are_heeded
-    "BEAM_SIZE",  # test_beams_are_greedy_unless_asked_for
-    "BACKEND",  # test_the_backend_is_vllms
-}
 ORIGINAL = {
-    *("DTYPE", "VLLM_KV_CACHE_DTYPE", "VLLM_ATTENTION_BACKEND", "VLLM_USE_FLASHINFER", "WHISPER_SAMPLING_RATE"),
+    *(
+        "DTYPE",
+        "VLLM_DTYPE",
+        "VLLM_KV_CACHE_DTYPE",
+        "VLLM_ATTENTION_BACKEND",
+        "VLLM_USE_FLASHINFER",
+        "WHISPER_SAMPLING_RATE",
+    ),
     *("WHISPER_SEGMENT_DURATION_SEC", "MAX_AUDIO_SECONDS", "LANGUAGE_FORCE", "TIMESTAMPS", "GPU_MEMORY_UTILIZATION"),
     *("MAX_NUM_SEQS", "TENSOR_PARALLEL_SIZE"),
 }
-"""The variables of the service that this one takes the place of; VLLM_DTYPE is in DTYPE's row."""
+"""The variables of the service that this one takes the place of."""
 
 
+@proves("BACKEND")
 def test_the_backend_is_vllms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKEND", "vllm")
     assert type(engine(WhisperSettings())).__name__ == "VllmRecognizer"
@@ -197,4 +237,4 @@ def test_every_variable_of_the_tables_is_tested() -> None:
     assert documented >= ORIGINAL
     of_vllm = {name for name, meaning in meanings.items() if "vllm" in meaning}
     assert len(of_vllm) > 8
-    assert of_vllm | ORIGINAL <= TESTED_HERE
+    assert of_vllm | ORIGINAL <= PROVEN
