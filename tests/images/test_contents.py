@@ -10,9 +10,10 @@ from tests.images.containers import IMAGES
 
 CEILINGS_MB = {"audio": 680, "whisper-ct2": 850, "whisper": 5300, "whisper-vllm-cpu": 6600, "demo-weights": 360}
 WITH_TORCH = {"whisper", "whisper-vllm", "whisper-vllm-cpu"}
-COMPILING = {"whisper-vllm", "whisper-vllm-cpu"}
-"""Images whose engine compiles as it starts; on a GPU vLLM wants setuptools for that, too."""
-COMPILERS = {"cc", "gcc", "g++", "ld", "as"}
+COMPILERS = {"whisper-vllm": {"cc", "gcc", "g++", "ld", "as"}}
+"""On a GPU vLLM compiles as it starts."""
+INSTALLERS = {image: ["setuptools"] for image in ("whisper-vllm", "whisper-vllm-cpu")}
+"""vLLM imports it."""
 WEIGHTS = {"demo-weights"}
 WEIGHTS_SUFFIXES = (".bin", ".ckpt", ".gguf", ".onnx", ".pt", ".pth", ".safetensors")
 
@@ -46,8 +47,8 @@ def test_labels_and_user(image):
 
 @services
 def test_no_tools(image):
-    assert set(look(image)["tools"]) == (COMPILERS if image in COMPILING else set())
-    assert look(image)["installers"] == (["setuptools"] if image == "whisper-vllm" else [])
+    assert set(look(image)["tools"]) == COMPILERS.get(image, set())
+    assert look(image)["installers"] == INSTALLERS.get(image, [])
 
 
 @services

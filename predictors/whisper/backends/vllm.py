@@ -69,6 +69,7 @@ class VllmRecognizer:
             )
         device = vllm_engine.find_device(settings.device)
         arguments = vllm_engine.arguments(settings, folder, device, self._tokens.rules)
+        os.environ.update(vllm_engine.compilation(arguments, device))
 
         from transformers import WhisperFeatureExtractor  # noqa: PLC0415  # heavy libraries are imported when they are needed
         from vllm import AsyncEngineArgs  # noqa: PLC0415

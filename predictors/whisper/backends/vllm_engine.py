@@ -101,6 +101,11 @@ def environment(settings: WhisperSettings) -> Mapping[str, str]:
     return {name: value for name, value in wanted.items() if name not in os.environ or name in ours}
 
 
+def compilation(arguments: Mapping[str, Any], device: Device) -> Mapping[str, str]:
+    """Variables for what torch compiles besides the model: helpers of vLLM's, which on CPU want a C++ compiler and a minute."""
+    return {"TORCH_COMPILE_DISABLE": "1"} if device.kind == "cpu" and arguments["enforce_eager"] else {}
+
+
 def arguments(settings: WhisperSettings, folder: Path, device: Device, rules: "Rules") -> dict[str, Any]:
     """Engine arguments. Raises ValueError for what this device cannot do."""
     backend = settings.vllm_attention_backend.upper() or ("FLASHINFER" if settings.vllm_use_flashinfer else None)

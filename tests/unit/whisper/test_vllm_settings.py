@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
-from predictors.whisper.backends.vllm_engine import Device, arguments, environment, reason
+from predictors.whisper.backends.vllm_engine import Device, arguments, compilation, environment, reason
 from predictors.whisper.model import engine
 from predictors.whisper.settings import WhisperSettings
 from predictors.whisper.vllm_tokens import Rules
@@ -201,6 +201,12 @@ def test_beams_are_greedy_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
     assert settings(monkeypatch).beams() == 1
     assert settings(monkeypatch, BEAM_SIZE="4").beams() == 4
     assert WhisperSettings().model_copy(update={"beam_size": None}).beams() == 5
+
+
+def test_nothing_is_compiled_on_an_eager_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compilation(told(monkeypatch, CPU), CPU) == {"TORCH_COMPILE_DISABLE": "1"}
+    assert compilation(told(monkeypatch, CPU, ENFORCE_EAGER="false"), CPU) == {}
+    assert compilation(told(monkeypatch, A100, ENFORCE_EAGER="true"), A100) == {}
 
 
 def test_one_cpu_worker_lives_in_the_engines_process(monkeypatch: pytest.MonkeyPatch) -> None:
