@@ -21,7 +21,7 @@ OF_IMAGES = CONTAINER_TOOL="$(CONTAINER_TOOL)" REGISTRY="$(REGISTRY)" TAG="$(TAG
 WORKERS ?= --numprocesses=2 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-charts images push test-images image-sizes kind kind-down e2e manifests lint format bench lock check-locks docs check-docs clean
+.PHONY: help demo serve test fuzz test-charts images push test-images image-sizes kind kind-down e2e manifests lint format bench lock check-locks docs check-docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,11 +29,16 @@ help:  ## list the targets
 demo: .venv/demo.ok .data/recordings.ok  ## both pods on this machine, one recording through three stock clients
 	.venv/demo/bin/python -m tests.demo
 
-serve: .venv/demo.ok  ## leave a service running: make serve MODEL=whisper PORT=8000 (Ctrl-C stops it)
-	exec .venv/demo/bin/python -m serving.local $(MODEL) --port $(PORT)
+# A service's file names the lock that its pods run with here.
+SERVE_ENV = $(or $(shell sed -n 's/^environment = "\(.*\)"/\1/p' predictors/$(subst -,_,$(MODEL))/service.toml 2>/dev/null),demo)
+serve: .venv/$(SERVE_ENV).ok  ## leave a service running: make serve MODEL=whisper PORT=8000 (Ctrl-C stops it)
+	exec .venv/$(SERVE_ENV)/bin/python -m serving.local $(MODEL) --port $(PORT)
 
-test: .venv/test.ok .data/recordings.ok  ## the tests of the services, real engines included; no cluster, no GPU
+test: .venv/test.ok .data/recordings.ok .data/ct-series.ok  ## the tests of the services, real engines included; no cluster, no GPU
 	.venv/test/bin/python -m pytest $(WORKERS) --ignore=tests/charts --ignore=tests/images --ignore=tests/e2e $(ARGS)
+
+fuzz: .venv/test.ok  ## ten minutes of damaged CT uploads; make fuzz FUZZ_SECONDS=60 for less
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) .venv/test/bin/python -m pytest tests/unit/dicom/test_fuzzing.py --timeout=0 $(ARGS)
 
 test-charts: .venv/test.ok  ## the chart's tests; they take helm from PATH or build it with Go
 	.venv/test/bin/python -m pytest $(WORKERS) tests/charts $(ARGS)
@@ -102,6 +107,17 @@ clean:  ## remove environments and fetched data
 .data/recordings.ok: requirements/recordings.txt | $(UV)
 	rm -rf .data/recordings
 	$(UV) pip install --quiet --no-deps --require-hashes --python $(PYTHON) --target .data/recordings --requirement requirements/recordings.txt
+	touch $@
+
+# A source distribution as it is, only pip downloads; to learn its name it runs its setup.py, by the setuptools of a lock.
+.data/ct-series.ok: requirements/ct-series.txt requirements/setuptools.txt
+	rm -rf .data/ct-series
+	$(PYTHON) -m venv .data/ct-series/venv
+	.data/ct-series/venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/setuptools.txt
+	.data/ct-series/venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --no-build-isolation \
+	  --require-hashes --requirement requirements/ct-series.txt --dest .data/ct-series
+	tar -xzf .data/ct-series/*.tar.gz -C .data/ct-series --strip-components=3 --wildcards '*/tests/reference_files/example_ct_dicom/*'
+	rm -rf .data/ct-series/venv .data/ct-series/*.tar.gz
 	touch $@
 
 image/%:

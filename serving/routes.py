@@ -108,6 +108,12 @@ class JsonLimit:
 
         return checked() if len(text) <= _AT_ONCE else await in_turn(checked)
 
+    async def receive(self, request: Request) -> dict[str, Any]:
+        """The JSON object that is a request's body. Raises InvalidInput or TooLarge."""
+        self.check_size(whole_number(request.headers, "Content-Length") or 0)
+        body = await receive_body(request)
+        return await self.decoded(body, lambda: _json_object(body))
+
 
 def protocol_router(model: Model, limit: "JsonLimit") -> APIRouter:
     """V1 `:predict`, V2 `infer` and server metadata, for the one model of this pod."""
@@ -149,9 +155,9 @@ def protocol_router(model: Model, limit: "JsonLimit") -> APIRouter:
     @routes.post("/v1/models/{model_name}:predict", tags=["V1"], summary="V1 inference, JSON")
     async def predict(model_name: str, request: Request) -> Response:
         served = ready(model_name)
-        limit.check_size(whole_number(request.headers, "Content-Length") or 0)
-        body = await receive_body(request)
-        decoded = await limit.decoded(body, lambda: _v1_request(body))
+        decoded = await limit.receive(request)
+        if not isinstance(decoded.get("instances"), list):
+            raise InvalidInput("the body must be an object with a list 'instances'", param="instances")
         call = served(decoded, headers=dict(request.headers))
         answer, headers = await unless_disconnected(request.receive, call)
         return Response(orjson.dumps(answer), media_type="application/json", headers=headers)
@@ -159,13 +165,13 @@ def protocol_router(model: Model, limit: "JsonLimit") -> APIRouter:
     return routes
 
 
-def _v1_request(body: memoryview) -> dict[str, Any]:
+def _json_object(body: memoryview) -> dict[str, Any]:
     try:
         decoded = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"the body is not JSON: {error}") from None
-    if not isinstance(decoded, dict) or not isinstance(decoded.get("instances"), list):
-        raise InvalidInput("the body must be an object with a list 'instances'", param="instances")
+    if not isinstance(decoded, dict):
+        raise InvalidInput("the body must be a JSON object")
     return decoded
 
 

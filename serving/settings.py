@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1 << 20
@@ -32,8 +32,8 @@ class PodSettings(BaseSettings):
     """Name of the model in V1 and V2 paths; the InferenceService's name. Flag `--model_name`."""
     k_revision: str = ""
     """Name of the pod's revision, which Knative sets; every answer names it in the header `x-served-by`."""
-    http_port: int = Field(8080, ge=0, le=65535)
-    """Port of REST (V1, V2, public routes, metrics). Flag `--http_port`."""
+    http_port: int = Field(8080, ge=0, le=65535, validation_alias=AliasChoices("http_port", "port"))
+    """Port of REST (V1, V2, public routes, metrics), also called `PORT`. Flag `--http_port`."""
     grpc_port: int = Field(8081, ge=0, le=65535)
     """Port of V2 over gRPC. Flag `--grpc_port`."""
     enable_grpc: bool = True
@@ -58,8 +58,12 @@ class PodSettings(BaseSettings):
     """A file with one API key a line (a mounted Secret), besides `API_KEYS`; read again when it changes."""
     grace_seconds: float = Field(30.0, gt=0)
     """After SIGTERM, how long work in flight may go on before it is cut off."""
-    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
-    """Least severe level that is logged: DEBUG, INFO, WARNING or ERROR."""
+    log_level: str = Field(
+        "INFO",
+        pattern="^(DEBUG|INFO|WARNING|ERROR)$",
+        validation_alias=AliasChoices("log_level", "logging_level"),
+    )
+    """Least severe level that is logged: DEBUG, INFO, WARNING or ERROR. Also called `LOGGING_LEVEL`."""
     host: str = "0.0.0.0"  # noqa: S104  # a pod listens on every address
     """Address that REST listens on."""
 

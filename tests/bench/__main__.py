@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import boundaries, cuts, hop, service, vllm
+from tests.bench import boundaries, caption, ct_clip, ct_volume, cuts, hop, live, live_cuts, service, vllm
 from tests.bench.report import CLUSTER, Section, find
 from tests.services import whisper
 
@@ -36,9 +36,13 @@ def _service() -> list[Section]:
 BENCHES: dict[str, Callable[[], list[Section]]] = {
     "service": _service,
     "vllm": lambda: [vllm.run()],
+    "caption": lambda: [caption.run()],
     "boundaries": lambda: [boundaries.run()],
     "cuts": _cuts,
+    "live": lambda: [live.run(), live_cuts.run()],
     "hop": lambda: [hop.run()],
+    "ct-volume": lambda: [ct_volume.run()],
+    "ct-clip": lambda: [ct_clip.run()],
 }
 
 

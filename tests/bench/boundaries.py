@@ -33,28 +33,30 @@ class Spoken:
     at: float
 
 
-def _spoken(words: Iterator[tuple[str, float, float]]) -> list[Spoken]:
-    plain = str.maketrans("", "", string.punctuation)
-    found = [Spoken(text.lower().translate(plain).strip(), (start + end) / 2) for text, start, end in words]
+def spoken(words: Iterator[tuple[str, float, float]]) -> list[Spoken]:
+    """Words without case and punctuation."""
+    marks = str.maketrans("", "", string.punctuation)
+    found = [Spoken(text.lower().translate(marks).strip(), (start + end) / 2) for text, start, end in words]
     return [word for word in found if word.text]
 
 
-def _timed(result: AsrResult, offset: float) -> Iterator[tuple[str, float, float]]:
+def timed(result: AsrResult, offset: float) -> Iterator[tuple[str, float, float]]:
+    """Word, start and end in seconds of a window that starts at `offset`."""
     for segment in result.segments:
         for word in segment.words or []:
             yield word.word, word.start + offset, word.end + offset
 
 
-def _plain(samples: Samples, ends: list[int], recognise: Recognise) -> list[Spoken]:
+def plain(samples: Samples, ends: list[int], recognise: Recognise) -> list[Spoken]:
     """Windows that meet without context, their words one after the other."""
     words: list[Spoken] = []
     for start, end in zip([0, *ends], [*ends, len(samples)], strict=True):
-        words += _spoken(_timed(recognise(samples[start:end]), start / RATE))
+        words += spoken(timed(recognise(samples[start:end]), start / RATE))
     return words
 
 
-def _ours(samples: Samples, recognise: Recognise) -> tuple[list[Spoken], list[int]]:
-    limits = SplitLimits()
+def ours(samples: Samples, recognise: Recognise, limits: SplitLimits) -> tuple[list[Spoken], list[int]]:
+    """Our windows and joins; the words, and where windows end."""
     splitter = Splitter(limits)
     with VoiceActivity() as voice:
         windows = splitter.push(samples, voice.push(samples)) + splitter.finish(voice.finish())
@@ -63,7 +65,7 @@ def _ours(samples: Samples, recognise: Recognise) -> tuple[list[Spoken], list[in
         builder.add(window, recognise(part) if window.has_speech else None)
     transcript = builder.finish(len(samples) / RATE)[1]
     words = ((word.word, word.start, word.end) for segment in transcript.segments for word in segment.words or [])
-    return _spoken(words), [window.end for window, _ in windows[:-1]]
+    return spoken(words), [window.end for window, _ in windows[:-1]]
 
 
 def _places(method: cuts.Hard | cuts.Quietest, samples: Samples) -> list[int]:
@@ -75,7 +77,7 @@ def _near(at: float, ends: list[int]) -> bool:
     return any(abs(at - end / RATE) <= NEAR for end in ends)
 
 
-def _count(said: list[Spoken], heard: list[Spoken], ends: list[int]) -> tuple[int, int]:
+def count(said: list[Spoken], heard: list[Spoken], ends: list[int]) -> tuple[int, int]:
     """Words lost and words added within a second of a cut."""
     aligned = jiwer.process_words(" ".join(word.text for word in said), " ".join(word.text for word in heard))
     lost = added = 0
@@ -100,18 +102,18 @@ def run(seconds: float = 600.0) -> Section:
 
     samples, clips = speech(seconds)
     alone = {clip.name: recognise(clip.samples) for clip in clips}
-    said = [word for clip in clips for word in _spoken(_timed(alone[clip.name], clip.start / RATE))]
+    said = [word for clip in clips for word in spoken(timed(alone[clip.name], clip.start / RATE))]
     samples = samples[: clips[-1].start + len(clips[-1].samples)]
     section = Section(
         "Words at the cuts",
         f"{len(samples) / RATE:.0f} s of speech, one recogniser; words lost and doubled within {NEAR:g} s of a cut.",
     )
-    ours, ends = _ours(samples, recognise)
-    lost, added = _count(said, ours, ends)
+    heard, ends = ours(samples, recognise, SplitLimits())
+    lost, added = count(said, heard, ends)
     section.row("sonotome", f"{lost} lost, {added} doubled at {len(ends)} cuts")
     for method in (cuts.Hard(), cuts.Quietest()):
         places = _places(method, samples)
-        lost, added = _count(said, _plain(samples, places, recognise), places)
+        lost, added = count(said, plain(samples, places, recognise), places)
         section.row(method.name, f"{lost} lost, {added} doubled at {len(places)} cuts")
     recogniser.close()
     return section

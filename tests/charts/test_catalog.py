@@ -83,7 +83,7 @@ def test_one_version():
     assert scenarios.APP_VERSION == VERSION
     files = [*scenarios.CI, helm.ROOT / "tests" / "e2e" / "values.yaml"]
     named = re.findall(r"dev\.local/sonotome/([\w-]+):([\w.-]+)", "".join(file.read_text() for file in files))
-    assert {tag for image, tag in named if image in manifests.images()} == {VERSION}
+    assert {tag for image, tag in named if image in manifests.dockerfiles()} == {VERSION}
 
 
 def test_an_image_is_built_once_a_dockerfile_names_it(tmp_path):
@@ -96,7 +96,7 @@ def test_an_image_is_built_once_a_dockerfile_names_it(tmp_path):
     }.items():
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "Dockerfile").write_text(text)
-    assert manifests.images(tmp_path) == {"one", "two"}
+    assert set(manifests.dockerfiles(tmp_path)) == {"one", "two"}
 
 
 def test_what_make_builds():
@@ -108,7 +108,7 @@ def test_what_make_builds():
         text=True,
         check=True,
     )
-    assert set(listed.stdout.split()) == manifests.images()
+    assert set(listed.stdout.split()) == set(manifests.dockerfiles())
 
 
 def test_decoders_fit_into_the_memory_of_their_pod():

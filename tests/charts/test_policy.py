@@ -52,7 +52,7 @@ def test_flags_and_probes(scenario: Scenario):
         assert each["readinessProbe"]["httpGet"] == ready
         if name != "whisper-base" and role == "predictor":  # weights that take a while
             assert each["startupProbe"]["httpGet"] == ready
-            seconds = STARTUP.get(scenarios.environment(spec)["BACKEND"], 600)
+            seconds = STARTUP.get(scenarios.environment(spec).get("BACKEND"), 600)
             assert each["startupProbe"]["periodSeconds"] * each["startupProbe"]["failureThreshold"] == seconds
         assert each["livenessProbe"]["httpGet"] == {"path": "/v2/health/live", "port": 8080}
 

@@ -5,7 +5,7 @@ import copy
 import kubernetes_validate
 import pytest
 
-from charts.tools import helm
+from charts.tools import helm, manifests
 from tests.charts import scenarios, strict
 from tests.charts.scenarios import Scenario
 
@@ -70,7 +70,7 @@ def test_pod_monitor_has_known_fields():
 
 def test_one_service_a_model():
     kinds = [each["kind"] for each in scenarios.objects(scenarios.named("all-models"))]
-    assert kinds == ["InferenceService"] * 6
+    assert kinds == ["InferenceService"] * len(manifests.models())
     assert helm.objects() == []
 
 

@@ -40,12 +40,12 @@ HEAVY = {
 
 
 def contracts() -> dict[str, ModuleType]:
-    """The modules of `serving.contracts` by the name that their requests carry."""
+    """The modules of `serving.contracts` by the name that their requests carry; those without one are shared parts."""
     modules = [
         importlib.import_module(f"serving.contracts.{each.name}")
         for each in pkgutil.iter_modules(serving.contracts.__path__)
     ]
-    return {module.NAME: module for module in modules}
+    return {module.NAME: module for module in modules if hasattr(module, "NAME")}
 
 
 def service(folder: str) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def local_settings(folder: str, monkeypatch: pytest.MonkeyPatch) -> PredictorSet
 
 
 def test_there_are_predictors() -> None:
-    assert "whisper" in FOLDERS
+    assert {"kaldi_asr", "whisper"} <= set(FOLDERS)
 
 
 def test_every_contract_has_a_fake() -> None:
@@ -168,7 +168,9 @@ async def test_it_answers_its_contract(folder: str, client: httpx.AsyncClient) -
     assert len(contract.read_response(response)) == 1
     for described, message in ((contract.input_types(), request), (contract.output_types(), response)):
         arrays = v2.tensors(message)
-        assert {tensor["name"]: len(tensor["shape"]) for tensor in described} == {n: a.ndim for n, a in arrays.items()}
+        ranks = {tensor["name"]: len(tensor["shape"]) for tensor in described}
+        assert arrays
+        assert ranks.items() >= {name: array.ndim for name, array in arrays.items()}.items()
 
 
 @each_folder

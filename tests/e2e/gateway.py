@@ -38,9 +38,9 @@ class Gateway:
     host: str
     model: str
 
-    def http(self) -> httpx.Client:
-        """A plain client of the service."""
-        return httpx.Client(base_url=self.url, headers={"Host": self.host}, timeout=CALL_SECONDS, trust_env=False)
+    def http(self, seconds: float = CALL_SECONDS) -> httpx.Client:
+        """A plain client of the service, that waits so long for an answer."""
+        return httpx.Client(base_url=self.url, headers={"Host": self.host}, timeout=seconds, trust_env=False)
 
     def openai(self) -> openai.OpenAI:
         """OpenAI's client, without its retries, so that it hides nothing."""
@@ -66,16 +66,24 @@ class Gateway:
 
     def transcribe(self, client: httpx.Client, audio: bytes) -> Outcome:
         """One quick call of OpenAI's route, by a client that other threads do not use."""
-        begun = time.monotonic()
-        try:
-            answer = client.post("/v1/audio/transcriptions", files={"file": audio}, data={"model": self.model, **QUICK})
-        except httpx.HTTPError as error:
-            return Outcome(0, begun, time.monotonic() - begun, body=type(error).__name__)
-        return Outcome(
-            answer.status_code,
-            begun,
-            time.monotonic() - begun,
-            tuple(answer.headers.get("x-served-by", "").split(", ")),
-            answer.text,
-            answer.headers.get("retry-after"),
-        )
+        return _outcome(client, "/v1/audio/transcriptions", audio, {"model": self.model, **QUICK})
+
+    def read(self, client: httpx.Client, study: bytes) -> Outcome:
+        """One call of the chest-CT service's route."""
+        return _outcome(client, "/predict", study, {})
+
+
+def _outcome(client: httpx.Client, path: str, file: bytes, fields: dict[str, str]) -> Outcome:
+    begun = time.monotonic()
+    try:
+        answer = client.post(path, files={"file": file}, data=fields)
+    except httpx.HTTPError as error:
+        return Outcome(0, begun, time.monotonic() - begun, body=type(error).__name__)
+    return Outcome(
+        answer.status_code,
+        begun,
+        time.monotonic() - begun,
+        tuple(answer.headers.get("x-served-by", "").split(", ")),
+        answer.text,
+        answer.headers.get("retry-after"),
+    )

@@ -2,7 +2,10 @@
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Self
+
+import httpx
 
 from tests.e2e.gateway import Gateway, Outcome
 from tests.e2e.waiting import until
@@ -11,11 +14,14 @@ _PAUSE_SECONDS = 0.2  # a client's own, between its calls: the cluster needs som
 
 
 class Load:
-    """`clients` callers, each with one call at a time on a connection of its own, for as long as the block lasts."""
+    """`clients` callers, each with one call at a time on a connection of its own, for as long as the block lasts.
 
-    def __init__(self, gateway: Gateway, audio: bytes, clients: int = 1):
+    `call` makes one with the client that it is given: a recording is transcribed.
+    """
+
+    def __init__(self, gateway: Gateway, call: bytes | Callable[[httpx.Client], Outcome], clients: int = 1):
         self._gateway = gateway
-        self._audio = audio
+        self._call = call if callable(call) else lambda client: gateway.transcribe(client, call)
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(clients)]
         self.outcomes: list[Outcome] = []
@@ -34,7 +40,7 @@ class Load:
     def _run(self) -> None:
         with self._gateway.http() as client:
             while not self._stop.is_set():
-                self.outcomes.append(self._gateway.transcribe(client, self._audio))
+                self.outcomes.append(self._call(client))
                 self._stop.wait(_PAUSE_SECONDS)
 
     def until_answered(self, count: int, seconds: float) -> list[Outcome]:

@@ -5,13 +5,13 @@
 #   platform.sh up         every step: tools, cluster, serving, images, load, chart
 #   platform.sh STEP...    these steps
 #   platform.sh there      whether there is a cluster that this script made
-#   platform.sh env        what to `eval` for the cluster's kubectl, helm, kind and docker, and GATEWAY
+#   platform.sh env        what to `eval` for the cluster's kubectl, helm, kind and docker, GATEWAY and CLUSTER_IMAGES
 #   platform.sh down       delete the cluster, stop what `tools` started
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # The demonstration: the images that it takes (`make images`) and the chart's values.
-IMAGES=${IMAGES:-audio whisper-ct2 demo-weights}
+IMAGES=${IMAGES:-audio whisper-ct2 demo-weights caption caption-demo-weights dicom ct-clip}
 NAMESPACE=sonotome
 REGISTRY=dev.local/sonotome
 TAG=$(sed -n 's/^appVersion: //p' "$ROOT/charts/sonotome/Chart.yaml")
@@ -90,7 +90,7 @@ install_serving() {
   # Definitions first: the rest has objects of them.
   for name in knative-crds kserve-crds; do apply "$(release "$name")"; done
   # (kubectl fails at once on a definition that has no conditions yet)
-  wait_for 60 "custom resource definitions" k wait --for=condition=Established crd --all --timeout=10s
+  wait_for 300 "custom resource definitions" k wait --for=condition=Established crd --all --timeout=60s
   k create namespace kserve --dry-run=client --output yaml | apply -
   source_webhook_key
 
@@ -122,10 +122,11 @@ images() {
 }
 
 load() {
-  local image all=()
-  for image in $IMAGES; do all+=("$REGISTRY/$image:$TAG"); done
-  # No pod runs on the control plane. What the node has already is not sent again.
-  kind load docker-image --quiet --name "$CLUSTER" --nodes "$CLUSTER-worker" "${all[@]}"
+  local image
+  # No pod runs on the control plane. What the node has already is not sent again. One by one: the archive of all is their size again.
+  for image in $IMAGES; do
+    kind load docker-image --quiet --name "$CLUSTER" --nodes "$CLUSTER-worker" "$REGISTRY/$image:$TAG"
+  done
 }
 
 chart() {
@@ -173,7 +174,7 @@ usage="platform.sh up | down | there | env | STEP..., a step being tools, cluste
 [ $# -gt 0 ] || die "$usage"
 case $1 in
   there) [ -e "$CREATED" ]; exit ;;
-  env) source_reach; source_env; echo "export GATEWAY=$GATEWAY"; exit ;;
+  env) source_reach; source_env; echo "export GATEWAY=$GATEWAY CLUSTER_IMAGES='$IMAGES'"; exit ;;
 esac
 for step; do
   case $step in up|tools|cluster|serving|images|load|chart|down) ;; *) die "$usage" ;; esac

@@ -9,9 +9,11 @@ from tests.e2e import inside, kubectl
 from tests.e2e.binomial import bounds
 from tests.e2e.conftest import MODEL, Deployed
 from tests.e2e.gateway import Outcome
+from tests.e2e.live import Talker
 from tests.e2e.load import Load
 from tests.e2e.service import InferenceService, container
 from tests.e2e.waiting import until
+from tests.integration.clips import HELLO, samples, words
 
 PERCENT = f"models.{MODEL}.canary.trafficPercent"
 BACKEND = f"models.{MODEL}.predictor.env.BACKEND"
@@ -37,7 +39,7 @@ def revisions(service: InferenceService, outcomes: list[Outcome]) -> list[str]:
 def test_a_part_then_all_then_back(deployed: Deployed, hello: bytes, figures: Section) -> None:
     release, service, gateway = deployed.release, deployed.service, deployed.gateway
     old = service.newest("predictor")
-    with Load(gateway, hello, CLIENTS) as load:
+    with Load(gateway, hello, CLIENTS) as load, Talker(gateway, samples(HELLO)) as talker:
         load.until_answered(1, 60)
 
         begun = time.monotonic()
@@ -70,6 +72,14 @@ def test_a_part_then_all_then_back(deployed: Deployed, hello: bytes, figures: Se
         assert set(revisions(service, load.from_now(SOME, 120))) == {old}
     figures.row("calls during all of it, failed", f"{len(load.outcomes)}, {len(load.failed)}")
     assert not load.failed
+    figures.row("a live connection through all of it: sentences, wrong", f"{len(talker.texts)}, {_wrong(talker)}")
+    assert talker.failure is None
+    assert len(talker.texts) > 3
+    assert not _wrong(talker)
+
+
+def _wrong(talker: Talker) -> int:
+    return sum(words(text) != ["hello", "world"] for text in talker.texts)
 
 
 @pytest.mark.timeout(420)

@@ -5,16 +5,29 @@ from typing import Any
 
 import pytest
 
+from charts.tools import helm, manifests
 from tests.images import containers, sizes
 from tests.images.containers import IMAGES
 
-CEILINGS_MB = {"audio": 680, "whisper-ct2": 850, "whisper": 5300, "whisper-vllm-cpu": 6600, "demo-weights": 360}
-WITH_TORCH = {"whisper", "whisper-vllm", "whisper-vllm-cpu"}
-COMPILERS = {"whisper-vllm": {"cc", "gcc", "g++", "ld", "as"}}
+DOCKERFILES = manifests.dockerfiles()
+CEILINGS_MB = {
+    "audio": 720,
+    "dicom": 640,
+    "whisper-ct2": 850,
+    "whisper": 5300,
+    "whisper-vllm-cpu": 6600,
+    "kaldi-asr": 720,
+    "ct-clip": 5000,
+    "caption": 760,
+    "demo-weights": 360,
+    "caption-demo-weights": 220,
+}
+WITH_TORCH = {"caption-vllm", "ct-clip", "whisper", "whisper-vllm", "whisper-vllm-cpu"}
+COMPILERS = {image: {"cc", "gcc", "g++", "ld", "as"} for image in ("caption-vllm", "whisper-vllm")}
 """On a GPU vLLM compiles as it starts."""
-INSTALLERS = {image: ["setuptools"] for image in ("whisper-vllm", "whisper-vllm-cpu")}
+INSTALLERS = {image: ["setuptools"] for image in ("caption-vllm", "whisper-vllm", "whisper-vllm-cpu")}
 """vLLM imports it."""
-WEIGHTS = {"demo-weights"}
+WEIGHTS = {"caption-demo-weights", "demo-weights"}
 WEIGHTS_SUFFIXES = (".bin", ".ckpt", ".gguf", ".onnx", ".pt", ".pth", ".safetensors")
 
 every = pytest.mark.parametrize("image", IMAGES)
@@ -38,7 +51,7 @@ def test_labels_and_user(image):
     labels = {key.removeprefix("org.opencontainers.image."): value for key, value in config["Labels"].items()}
     assert {"title", "licenses", "version", "revision", "source"} <= set(labels)
     assert labels["title"]
-    assert labels["licenses"] == ("MIT" if image in WEIGHTS else "Apache-2.0")
+    assert labels["licenses"] == ("MIT" if image == "demo-weights" else "Apache-2.0")
     assert containers.reference(image).endswith(f":{labels['version']}")
     assert len(labels["revision"].removesuffix("-dirty")) == 40
     assert config["User"] == "1000:1000"
@@ -62,7 +75,7 @@ def test_torch_only_where_it_is_the_engine(image):
 @services
 def test_the_code_of_its_own_and_nothing_else(image):
     app = look(image)["app"]
-    side = "transformers_pre/audio" if image == "audio" else "predictors/whisper"
+    side = str(DOCKERFILES[image].parent.relative_to(helm.ROOT))  # the one folder of code, besides the kit
     top = side.partition("/")[0]
     assert {"serving/server.py", f"{side}/__main__.py"} <= set(app)
     assert {path.partition("/")[0] for path in app} == {"serving", top}

@@ -1,5 +1,6 @@
 """The images run as the chart's pods do, and hold all that an answer takes."""
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -7,11 +8,13 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from tests.ct_series import dicom, scan, zipped
 from tests.images import containers
 from tests.images.containers import IMAGES, Container, ContainerError
 from tests.integration.clips import HELLO, clip, words
 
 BACKENDS = {"whisper-ct2": "ctranslate2", "whisper": "openai_whisper", "whisper-vllm-cpu": "vllm"}
+transformers = pytest.mark.parametrize("image", [image for image in IMAGES if image in ("audio", "dicom")])
 predictors = pytest.mark.parametrize("image", [image for image in IMAGES if image in BACKENDS])
 
 
@@ -43,8 +46,48 @@ def test_weights_are_a_model_that_anybody_may_read(weights):
     assert all(stat.st_mode & 0o004 for stat in files.values())
 
 
-def test_a_transformer_is_alive_without_a_predictor_and_ends_when_it_is_told_to():
-    with Container("audio", "--model_name=whisper") as pod:
+@pytest.mark.parametrize("image", [image for image in IMAGES if image == "caption"])
+def test_a_caption_through_both_pods(image, network, tmp_path):
+    copied = tmp_path / "models"
+    containers.copy_weights("caption-demo-weights", copied)
+    joined = ["--network", network, "--network-alias"]
+    mounted = [*joined, "predictor", "--volume", f"{copied}:/mnt/models:ro"]
+    flags = ["--model_name=sounds", "--http_port=8080"]
+    captioning = ["--pipeline=caption", "--predictor_host=predictor:8080"]
+    with (
+        Container(image, *flags, "--model_id=/mnt/models", options=mounted) as predictor,
+        Container("audio", *flags, *captioning, options=[*joined, "transformer"]) as transformer,
+    ):
+        predictor.until("/v2/health/live").until("/v2/models/sounds/ready", 120)
+        url = transformer.until("/v2/models/sounds/ready").url
+        recording = base64.b64encode(clip(HELLO)).decode()
+        answer = httpx.post(f"{url}/process", json={"input_data": recording}, timeout=120, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["processed_data"]  # words without meaning
+        assert (transformer.stop(), predictor.stop()) == (0, 0)
+
+
+@pytest.mark.parametrize("image", [image for image in IMAGES if image == "ct-clip"])
+def test_a_study_through_both_pods(image, network):
+    joined = ["--network", network, "--network-alias"]
+    flags = ["--model_name=ct", "--http_port=8080"]
+    with (
+        Container(image, *flags, "--model_id=demo:random", options=[*joined, "predictor"]) as predictor,
+        Container("dicom", *flags, "--predictor_host=predictor:8080", options=[*joined, "transformer"]) as transformer,
+    ):
+        predictor.until("/v2/health/live").until("/v2/models/ct/ready", 180)
+        url = transformer.until("/v2/models/ct/ready").url
+        study = {"file": zipped(dicom(slice_) for slice_ in scan())}
+        answer = httpx.post(f"{url}/predict", files=study, timeout=180, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["processing_status"] == "Success"
+        assert 0 < answer.json()["probability_of_pathology"] < 1
+        assert (transformer.stop(), predictor.stop()) == (0, 0)
+
+
+@transformers
+def test_a_transformer_is_alive_without_a_predictor_and_ends_when_it_is_told_to(image):
+    with Container(image, "--model_name=whisper") as pod:
         assert pod.until("/v2/health/live").stop() == 0
 
 

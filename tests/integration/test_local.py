@@ -57,7 +57,7 @@ def test_it_is_stopped_while_it_starts(number: signal.Signals) -> None:
         started = local.processes()
         assert len(started) >= 2
         local.process.send_signal(number)
-        assert local.wait() == 0
+        assert local.wait(120) == 0  # each process has STOPPING_SECONDS of its own
         assert local.out == []
         nothing_is_left_of(started)
 

@@ -176,7 +176,7 @@ def test_v1(http: httpx.Client) -> None:
     ("content", "message"),
     [
         (b"", "the body is not JSON"),
-        (b"[]", "an object with a list 'instances'"),
+        (b"[]", "the body must be a JSON object"),
         (b'{"instances": {}}', "an object with a list 'instances'"),
         (b'{"instances": [1]}', "instances[0].audio must be mono samples"),
         (b'{"instances": [], "parameters": []}', "'parameters' must be an object"),

@@ -247,10 +247,15 @@ def test_liveness_answers_within_100_ms_while_the_largest_json_is_read(
 ) -> None:
     """Not counting what a request of that size costs without JSON, which is little on an idle machine.
 
-    One quiet moment in ten tries is enough: parsing that holds the loop does so in every one.
+    One quiet moment in ten tries is enough: parsing that holds the loop does so in every one. Where other work has the cores,
+    100 ms are too few for anybody; then it has to be less than half of what the parsing takes.
     """
     without = min(longest_wait(pod, http, as_binary()) for _ in range(3))
-    assert any(longest_wait(pod, http, largest()) - without < 0.1 for _ in range(10))
+    request = largest()
+    started = time.perf_counter()
+    orjson.loads(request[1])
+    limit = max(0.1, (time.perf_counter() - started) / 2)
+    assert any(longest_wait(pod, http, request) - without < limit for _ in range(10))
 
 
 def test_metrics_are_exposed(pod: Pod, http: httpx.Client) -> None:

@@ -2,9 +2,7 @@
 
 import contextlib
 import random
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from opentelemetry import trace
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.sdk.trace import TracerProvider
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
@@ -28,64 +25,20 @@ from serving.contracts.asr import AsrInput, AsrOptions
 from serving.deadline import Deadline
 from serving.errors import TooLarge, Unauthorized
 from serving.hop import PredictorClient
+from tests.collector import Collector, collecting
 from tests.conftest import StartPod
 from tests.gated_pod import SECRET
-from tests.pods import Pod, stock_grpc_client, wait_for
+from tests.pods import Pod, stock_grpc_client
 
 MIB = 1 << 20
 INFER = {"inputs": [{"name": "AUDIO", "shape": [1, 2], "datatype": "FP32", "data": [0, 0]}]}
 KEY = {"authorization": "Bearer key-1"}
 
 
-class Collector:
-    """An OTLP collector on a loopback port: keeps the spans that it is sent."""
-
-    def __init__(self) -> None:
-        self.spans: list[Any] = []
-        self.services: set[str] = set()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                outer.take(ExportTraceServiceRequest.FromString(body))
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """Says nothing."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def take(self, request: ExportTraceServiceRequest) -> None:
-        for resource in request.resource_spans:
-            self.services |= {a.value.string_value for a in resource.resource.attributes if a.key == "service.name"}
-            for scope in resource.scope_spans:
-                self.spans += scope.spans
-
-    def until(self, trace_id: int, name: str) -> Any:
-        """The span of this trace and name; it waits for it."""
-
-        def find() -> Any:
-            return next((span for span in self.of(trace_id) if span.name == name), None)
-
-        return wait_for(f"span {name!r}", find, 20)
-
-    def of(self, trace_id: int) -> list[Any]:
-        """The spans of this trace that have come so far."""
-        return [span for span in self.spans if int.from_bytes(span.trace_id, "big") == trace_id]
-
-
 @pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
-    made = Collector()
-    thread = threading.Thread(target=made.server.serve_forever, daemon=True)
-    thread.start()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
-    thread.join()
+    with collecting() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

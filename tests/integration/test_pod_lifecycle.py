@@ -81,7 +81,7 @@ def test_a_transformer_wakes_its_predictor_as_it_starts(start_pod: StartPod) -> 
         start_pod("transformers_pre.audio", "speech", predictor_host=f"127.0.0.1:{predictor.getsockname()[1]}")
         connection, _ = predictor.accept()  # nobody has asked the transformer for anything
         with connection:
-            assert connection.recv(4096).startswith(b"GET /v2/models/speech/ready ")
+            assert connection.recv(4096).startswith(b"GET /v2/health/live ")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,11 @@ from tests.integration.locally import ROOT, Local, running
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^<!-- run -->\n```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-NO_PROXY = {"no_proxy": "localhost,127.0.0.1", "NO_PROXY": "localhost,127.0.0.1"}
+READER = {  # what the blocks find: the tests' Python, no proxy
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "no_proxy": "localhost,127.0.0.1",
+    "NO_PROXY": "localhost,127.0.0.1",
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +30,9 @@ def local() -> Iterator[Local]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A reader's folder with `call.wav`: a sentence of the call."""
+    """A reader's folder with `call.wav`, a sentence of the call, beside what the checkout has."""
     made = tmp_path_factory.mktemp("reader")
+    (made / "examples").symlink_to(ROOT / "examples")
     (made / "call.wav").write_bytes(joined(call_samples()[int(12.4 * RATE) : int(17.8 * RATE)]))
     return made
 
@@ -36,7 +41,7 @@ def run(kind: str, block: str, folder: Path) -> str:
     """What a block prints. Raises CalledProcessError."""
     command = {"sh": ["bash", "-euo", "pipefail", "-c", block], "python": [sys.executable, "-c", block]}[kind]
     ended = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=240, check=False, env={**os.environ, **NO_PROXY}
+        command, cwd=folder, capture_output=True, text=True, timeout=240, check=False, env={**os.environ, **READER}
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout

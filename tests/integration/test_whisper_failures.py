@@ -21,7 +21,7 @@ from tests.conftest import StartPod
 from tests.integration.clips import HELLO, clip, words
 from tests.pods import Pod, free_port
 from tests.services import Service
-from tests.unit.audio.spooling import spooled
+from tests.unit.serving.uploads.spooling import spooled
 
 PREDICT = "/v1/models/whisper:predict"
 WEIGHTS = {"MODEL_ID": "demo:whisper-base", "NUM_THREADS": "2", "BEAM_SIZE": "1", "TEMPERATURES": "0"}

@@ -20,7 +20,7 @@ from tests.conftest import StartPod
 from tests.integration.clips import FOX, HELLO, clip, encoded, joined, samples, silence, words
 from tests.pods import Pod
 from tests.services import Service
-from tests.unit.audio.spooling import spooled
+from tests.unit.serving.uploads.spooling import spooled
 
 MOST_SECONDS = 4
 MOST_BYTES = 150_000
@@ -122,7 +122,7 @@ def long_list(size: int) -> bytes:
 @pytest.mark.parametrize(
     ("audio", "status", "message"),
     [
-        (b"", 400, "the recording is empty: it has 0 bytes"),
+        (b"", 400, "the file is empty: it has 0 bytes"),
         (b"This is a text that was named speech.mp3. " * 50, 415, "the file is no audio that is read here"),
         (b"<!DOCTYPE html><html><body>404</body></html>", 415, "the file is no audio that is read here"),
         (b"\x89PNG\r\n\x1a\n" + bytes(500), 415, "the file is no audio that is read here"),
@@ -179,7 +179,7 @@ def test_text_fields_that_are_too_many(pod: Pod) -> None:
     for path in ("/v1/audio/transcriptions", "/transcribe"):
         answer = httpx.post(pod.url + path, files={"file": GOOD}, data=data, timeout=60, trust_env=False)
         assert answer.status_code == 413
-        assert f"more than {MOST_FIELDS} fields besides its recording, the limit here (MAX_FORM_FIELDS)" in answer.text
+        assert f"more than {MOST_FIELDS} fields besides its files, the limit here (MAX_FORM_FIELDS)" in answer.text
 
 
 def test_the_limits_are_told(pod: Pod) -> None:
@@ -272,7 +272,7 @@ def test_links_and_base64_in_one_request(pod: Pod, files: str) -> None:
         (
             "{files}/large.wav",
             413,
-            f"the recording is larger than {MOST_BYTES} bytes (0.143051 MiB), the limit here (MAX_",
+            f"the file is larger than {MOST_BYTES} bytes (0.143051 MiB), the limit here (MAX_",
         ),
         ("{files}/" + "a" * 9000, 413, "the link has more than 8192 characters, the limit here (URL_MAX_CHARACTERS)"),
         ("{files}/page", 415, "the file is no audio that is read here"),

@@ -91,7 +91,7 @@ def test_v1_parameters_are_the_contracts(http: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"instances": []}, "the request holds no recording, 1 to 64 are accepted"),
+        ({"instances": []}, "the request holds nothing, 1 to 64 items are accepted"),
         ({"instances": [{"audio": {"b64": "@@@@"}}]}, "instances[0].audio.b64 is not base64"),
         ({"instances": ["x"]}, "instances[0] must be {'audio': {'b64': …}} or {'url': …}"),
         ({"instances": [b64(b"x")], "parameters": [1]}, "parameters must be an object"),
@@ -114,7 +114,7 @@ def test_v1_takes_a_bounded_number_of_recordings(http: httpx.Client) -> None:
     most = http.get("/v1/limits").json()["max_instances"]
     refused = http.post(PREDICT, json={"instances": [b64(clip(HELLO))] * (most + 1)})
     assert refused.status_code == 413
-    told = f"the request holds {most + 1} recordings, 1 to {most} are accepted (MAX_INSTANCES)"
+    told = f"the request holds {most + 1} items, 1 to {most} are accepted (MAX_INSTANCES)"
     assert refused.json() == {"error": told}
 
 
@@ -184,7 +184,7 @@ def test_v2_with_samples_of_any_rate(v2: triton.InferenceServerClient, rate: int
             {},
             "'LENGTHS' must lie in 0..9",
         ),
-        ([tensor("AUDIO", np.zeros((0, 9), np.float32), "FP32")], {}, "the request holds no recording"),
+        ([tensor("AUDIO", np.zeros((0, 9), np.float32), "FP32")], {}, "the request holds nothing"),
         ([tensor("AUDIO", np.zeros((1, 9), np.float32), "FP32")], {"sample_rate": 10}, "sample_rate must be 4000 to"),
         ([files(clip(HELLO))], {"language": "xx"}, "language: send an ISO-639-1 code"),
         ([files(clip(HELLO))], {"language": "xh"}, "language 'xh' is not known to this model"),
@@ -237,7 +237,8 @@ def test_health_and_limits(http: httpx.Client) -> None:
         assert http.get(path).json() == {"status": "ok", "device": "cpu", "model_loaded": True}
     limits = http.get("/v1/limits").json()
     assert (limits["max_upload_bytes"], limits["window_seconds"]) == (25 << 20, 30.0)
-    assert all(value > 0 for value in limits.values())
+    assert {name for name, value in limits.items() if value is None} == {"stream_max_seconds", "stream_session_seconds"}
+    assert all(value > 0 for value in limits.values() if value is not None)
 
 
 def test_v1_and_openai_share_the_list_of_models(http: httpx.Client) -> None:

@@ -53,10 +53,7 @@ def test_every_image_that_the_chart_can_deploy_is_built():
     values = yaml.safe_load((ROOT / "charts/sonotome/values.yaml").read_text())
     built = [model for model in values["models"].values() if not model["description"].startswith("Not built yet")]
     deployed = {model["predictor"]["image"]["repository"] for model in built}
-    transformers = {
-        model.get("transformer", {}).get("name", values["defaults"]["transformer"]["name"]) for model in built
-    }
-    deployed |= {values["transformers"][name]["image"]["repository"] for name in transformers}
+    deployed |= {transformer["image"]["repository"] for transformer in values["transformers"].values()}
     assert deployed == {image for file in SERVICES for image in images(file)}
 
 

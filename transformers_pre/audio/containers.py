@@ -9,12 +9,15 @@ Raw streams (ADTS, AC-3, AMR, MP3 without a Xing frame) say nothing to hold them
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import av
 import av.container
 import av.stream
+
+from serving.workers.wire import RefusedError
+from transformers_pre.audio.wire import MAX_PIECE_BYTES
 
 FORMATS: Final = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dss,dts,dtshd,dv,eac3,flac,flv,iff,ircam,loas,matroska,mlp,mov,mp3,"
@@ -38,16 +41,6 @@ _RIFF_STREAMED = (
     range(0xFFFF_FF00, 0x1_0000_0000),  # FFmpeg, OpenAI's speech
 )
 _OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # the longest page: header, segment table, segments (RFC 3533, 6)
-
-
-class RefusedError(Exception):
-    """A file that is not decoded; the fields become `wire.Refusal`."""
-
-    def __init__(self, status: int, code: str, message: str, *, fatal: bool = False):
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.fatal = fatal
 
 
 class MediaFile:
@@ -77,6 +70,30 @@ class MediaFile:
     def at(self, position: int, size: int) -> bytes:
         """At most `size` bytes from `position`, which may lie beyond the end."""
         return b"" if position >= self.size else os.pread(self._descriptor, size, position)
+
+
+class LiveFile:
+    """A recording that is still being made, for PyAV, which cannot seek in it. It comes by a socket of packets.
+
+    Args:
+        descriptor: the socket; its end is the recording's.
+        ask: is called when everything so far has been read.
+    """
+
+    def __init__(self, descriptor: int, ask: Callable[[], None]):
+        self._descriptor = descriptor
+        self._ask = ask
+        self._rest = b""
+        self._ended = False
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes, as soon as there are any; none at the end, however often it is asked for."""
+        if not self._rest and not self._ended:
+            self._ask()
+            self._rest = os.read(self._descriptor, MAX_PIECE_BYTES)
+            self._ended = not self._rest
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
 
 
 def stated_seconds(container: av.container.InputContainer, stream: av.stream.Stream, file: MediaFile) -> float | None:

@@ -6,15 +6,8 @@ a crash, a memory bomb or an endless loop ends this process, which its parent (`
 av, numpy and soxr only, so that a new one is up in a fraction of a second; it reads no settings and writes no files.
 """
 
-import contextlib
-import ctypes
 import errno
 import json
-import os
-import resource
-import signal
-import socket
-import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any, Final, NoReturn
@@ -27,9 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from serving.workers import child
+from serving.workers.wire import RefusedError
 from transformers_pre.audio import containers
-from transformers_pre.audio.containers import MediaFile, RefusedError
-from transformers_pre.audio.wire import HEADER, SAMPLE_RATE, End, Info, Job, Kind, Refusal
+from transformers_pre.audio.containers import LiveFile, MediaFile
+from transformers_pre.audio.wire import SAMPLE_RATE, End, Info, Job, Kind
 
 Samples = npt.NDArray[np.float32]
 
@@ -52,72 +47,31 @@ _FORMATS: Final = {  # FFmpeg's sample formats: the type to add channels in, zer
 }
 # Tags need not be UTF-8: PyAV 19 takes that as it is, earlier ones have to be told.
 _ANY_TAGS: Final[dict[str, Any]] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+_BLOCKS_A_SECOND, _LIVE_BLOCKS_A_SECOND = 1, 10  # that are sent; live speech waits for its block to be full
 _ROUNDING_SAMPLES = 16  # a resampler's last samples are no excess over a limit: 1 ms
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
     """Entry point: `python -m transformers_pre.audio.decoder PARENT MEMORY_BYTES`, a socket as standard input."""
-    parent, memory_bytes = (int(argument) for argument in sys.argv[1:])
-    _confine(parent, memory_bytes)
-    with socket.socket(fileno=0) as pool, contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        send = _sender(pool)
-        send(Kind.READY, b"")
-        while True:
-            message, descriptors, _, _ = socket.recv_fds(pool, 4096, 1)
-            if not message:
-                return
-            try:
-                _answer(json.loads(message), MediaFile(descriptors[0]), send)
-            finally:
-                os.close(descriptors[0])
+    child.serve(_answer, out_of_memory="the file takes too much memory to decode")
 
 
-def _confine(parent: int, memory_bytes: int) -> None:
-    """Dies with the parent, leaves no core dump, and takes only so much memory on top of what it has."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it went before the line above
-        sys.exit(1)
-    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123  # pathlib is one more import at start
-        size = int(statm.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + memory_bytes, size + memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def _answer(job: Job, descriptors: list[int], send: child.Send) -> None:
+    file = LiveFile(descriptors[0], lambda: send(Kind.MORE, b"")) if job["live"] else MediaFile(descriptors[0])
+    end = _decode(job, file, send)
+    send(Kind.END, json.dumps(end).encode())
 
 
-def _sender(pool: socket.socket) -> Callable[[Kind, bytes], None]:
-    def send(kind: Kind, payload: bytes) -> None:
-        pool.sendall(HEADER.pack(kind.value, len(payload)))
-        pool.sendall(payload)
-
-    return send
-
-
-def _answer(job: Job, file: MediaFile, send: Callable[[Kind, bytes], None]) -> None:
-    refused = None
-    try:
-        end = _decode(job, file, send)
-    except RefusedError as error:
-        refused = Refusal(status=error.status, code=error.code, message=str(error), fatal=error.fatal)
-    except MemoryError:
-        refused = Refusal(
-            status=422, code="decoder_memory", message="the file takes too much memory to decode", fatal=True
-        )
-    if refused is not None:
-        send(Kind.REFUSED, json.dumps(refused).encode())
-    else:
-        send(Kind.END, json.dumps(end).encode())
-
-
-def _decode(job: Job, file: MediaFile, send: Callable[[Kind, bytes], None]) -> End:
+def _decode(job: Job, file: MediaFile | LiveFile, send: child.Send) -> End:
     with _open(file) as container:
         stream = _audio_stream(container)
         _check_channels(stream.codec_context.channels, job)
-        stated = containers.stated_seconds(container, stream, file)
+        stated = containers.stated_seconds(container, stream, file) if isinstance(file, MediaFile) else None
         if stated is not None and 0 < job["max_seconds"] < stated - 1.0:
             raise _too_long(job["max_seconds"], f"{stated:.1f} s by its header")
         send(Kind.INFO, json.dumps(Info(channels=stream.codec_context.channels)).encode())
         blocks = _Blocks(job, lambda block: send(Kind.BLOCK, block.astype("<f4", copy=False).tobytes()))
-        frames = _Frames(container, stream)
+        frames = _Frames(container, stream, live=job["live"])
         timeline = _Timeline(container)
         for frame in frames:
             blocks.silence(timeline.gap_before(frame, after_damage=frames.damaged))
@@ -131,7 +85,7 @@ def _decode(job: Job, file: MediaFile, send: Callable[[Kind, bytes], None]) -> E
         return End(corrupt_packets=frames.corrupt)
 
 
-def _open(file: MediaFile) -> av.container.InputContainer:
+def _open(file: MediaFile | LiveFile) -> av.container.InputContainer:
     try:
         container: av.container.InputContainer = av.open(
             file,
@@ -143,7 +97,8 @@ def _open(file: MediaFile) -> av.container.InputContainer:
         )
     except av.error.FFmpegError as error:
         _raise_if_memory(error)
-        containers.check_whole(file)
+        if isinstance(file, MediaFile):
+            containers.check_whole(file)
         raise RefusedError(
             415,
             "unsupported_audio",
@@ -205,9 +160,10 @@ class _Frames:
     Iterating raises RefusedError over it.
     """
 
-    def __init__(self, container: av.container.InputContainer, stream: av.AudioStream):
+    def __init__(self, container: av.container.InputContainer, stream: av.AudioStream, *, live: bool):
         self._container = container
         self._stream = stream
+        self._live = live
         self.packets = 0
         """Packets with data in them, damaged ones included."""
         self.corrupt = 0
@@ -241,6 +197,13 @@ class _Frames:
         _raise_if_memory(error)
         self.corrupt += 1
         self.damaged = True
+        if self._live and not self.packets:
+            raise RefusedError(
+                415,
+                "unsupported_audio",
+                "the file cannot be read while it comes: its index lies behind its audio, or it is damaged; send WebM, Ogg, "
+                "fragmented MP4 or another kind that is made for streams",
+            )
         if self.corrupt > CORRUPT_PACKETS + self.packets // 100:
             raise RefusedError(
                 422,
@@ -279,6 +242,7 @@ class _Blocks:
 
     def __init__(self, job: Job, emit: Callable[[Samples], None]):
         self._job = job
+        self._blocks_a_second = _LIVE_BLOCKS_A_SECOND if job["live"] else _BLOCKS_A_SECOND
         self._emit_block = emit
         self.count = 0
         """Samples sent so far."""
@@ -295,8 +259,8 @@ class _Blocks:
             self._format = kind
         frame.pts = None  # the queue would insist on timestamps without a gap
         self._fifo.write(frame)
-        for second in self._fifo.read_many(self._rate):
-            self._push(self._mono(second))
+        for block in self._fifo.read_many(self._rate // self._blocks_a_second):
+            self._push(self._mono(block))
 
     def silence(self, seconds: float) -> None:
         """Adds silence of a length between two frames."""

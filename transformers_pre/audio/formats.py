@@ -9,8 +9,6 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import orjson
-
 from transformers_pre.audio import languages
 from transformers_pre.audio.merge import Transcript, TranscriptSegment
 
@@ -18,9 +16,6 @@ AUDIO_TOKENS_PER_SECOND = 10
 """One input token each 100 ms, as OpenAI counts audio that users send (its guide "Managing costs" of the Realtime API)."""
 
 _ARROW = re.compile("--+>")  # what SRT sets between two times, and has no way to escape
-
-STREAM_END = b"data: [DONE]\n\n"
-"""What closes a stream of events that ended well."""
 
 
 def json_body(transcript: Transcript) -> dict[str, Any]:
@@ -66,11 +61,6 @@ def vtt(transcript: Transcript) -> str:
         for start, end, text in _cues(transcript.segments)
     ]
     return "".join(["WEBVTT\n", *cues])
-
-
-def event(body: dict[str, Any]) -> bytes:
-    """One server-sent event with a JSON body."""
-    return b"data: " + orjson.dumps(body) + b"\n\n"
 
 
 def delta_body(text: str) -> dict[str, Any]:
@@ -121,3 +111,23 @@ def _clock(milliseconds: int, mark: str) -> str:
     minutes, second = divmod(seconds, 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour:02d}:{minute:02d}:{second:02d}{mark}{fraction:03d}"
+
+
+def kaldi_body(segments: Sequence[TranscriptSegment]) -> dict[str, Any]:
+    """What Vosk calls a result: the words with their times in seconds, and the text.
+
+    `conf` is 1 where the engine tells no confidence.
+    """
+    words = [word for segment in segments for word in segment.words or ()]
+    return {
+        "result": [
+            {
+                "conf": 1.0 if word.probability is None else word.probability,
+                "start": word.start,
+                "end": word.end,
+                "word": word.word.strip(),
+            }
+            for word in words
+        ],
+        "text": "".join(segment.text for segment in segments).strip(),
+    }

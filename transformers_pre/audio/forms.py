@@ -1,22 +1,21 @@
 """What a client may ask of a transcription: the fields' names, what each accepts, and how they go together.
 
-`SpeechForm` has what every route takes, `OpenAIForm` adds OpenAI's fields, `ProtocolForm` is for V1 and V2 parameters. Fields
-that a form does not have are ignored; a value that is not accepted is refused by the field's name. How a form arrives is
-`transformers_pre.audio.upload`.
+`SpeechForm` has what every route takes, `OpenAIForm` adds OpenAI's fields, `ProtocolForm` is for V1 and V2 parameters. How
+a form arrives and is validated is `serving.uploads`.
 """
 
 from dataclasses import replace
-from typing import Annotated, Any, BinaryIO, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from starlette.requests import Request
+from pydantic import AfterValidator, Field
 
 from serving.contracts.asr import MAX_BEAM_SIZE, MAX_BEST_OF, MAX_TEXT, Task
 from serving.errors import InvalidInput
-from transformers_pre.audio import languages, upload
-from transformers_pre.audio.transcribe import TranscriptionRequest, Waveform
-from transformers_pre.audio.upload import Fields, FormLimits
+from serving.uploads.form import Form
+from transformers_pre.audio import languages
+from transformers_pre.audio.source import Source
+from transformers_pre.audio.transcribe import TranscriptionRequest
 
 ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt"]
 Granularity = Literal["segment", "word"]
@@ -24,15 +23,10 @@ Granularity = Literal["segment", "word"]
 _STREAMED = ("json", "text")
 
 
-class SpeechForm(BaseModel):
-    """How a recording is to be recognised. A field that is sent empty counts as not sent."""
+class SpeechForm(Form):
+    """How a recording is to be recognised."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
-
-    lists: ClassVar[frozenset[str]] = frozenset()
-    """Fields that take every value sent; of the others the last one counts."""
-    refused: ClassVar[dict[str, str]] = {}
-    """OpenAI's fields that ask for what is not done here, and what to do instead."""
+    file: ClassVar[str] = "The recording: WAV, FLAC, MP3, OGG, Opus, M4A, WebM or another format that FFmpeg reads."
 
     language: Annotated[str, AfterValidator(languages.code)] | None = None
     """Language of the speech: ISO-639-1 code, English name, or `auto` (as when left out) to detect it."""
@@ -51,50 +45,7 @@ class SpeechForm(BaseModel):
     channels: Literal["mix", "split"] = "mix"
     """Whether the channels are mixed into one, or each is transcribed by itself."""
 
-    @classmethod
-    async def receive(cls, request: Request, limits: FormLimits) -> tuple[Self, BinaryIO]:
-        """Reads a request's form. The caller closes the recording; when this raises, nothing of it is left.
-
-        Raises:
-            InvalidInput, TooLarge, ClientDisconnect: as `upload.receive` and `parse` say.
-        """
-        fields, recording = await upload.receive(request, limits)
-        try:
-            return cls.parse(fields), recording
-        except BaseException:
-            recording.close()
-            raise
-
-    @classmethod
-    def parse(cls, fields: Fields) -> Self:
-        """Validates text fields; `name[]` and `name[key]` are values of `name`.
-
-        Raises:
-            InvalidInput: a value that is not accepted, or values that do not go together; `param` is the field.
-        """
-        values: dict[str, Any] = {}
-        sent_as: dict[str, str] = {}
-        for sent_name, texts in fields.items():
-            name = sent_name.partition("[")[0]
-            given = [text for text in texts if text.strip()]
-            if not given:
-                continue
-            if name in cls.refused:
-                raise InvalidInput(
-                    f"{name} is not supported: {cls.refused[name]}", code="unsupported_field", param=sent_name
-                )
-            sent_as[name] = sent_name
-            values[name] = [*values.get(name, []), *given] if name in cls.lists else given[-1]
-        return cls._validated(values, sent_as)
-
-    @classmethod
-    def _validated(cls, values: dict[str, Any], sent_as: dict[str, str]) -> Self:
-        try:
-            return cls.model_validate(values)
-        except pydantic.ValidationError as error:
-            raise _refusal(error, sent_as) from None
-
-    def request(self, source: BinaryIO | Waveform, task: Task) -> TranscriptionRequest:
+    def request(self, source: Source, task: Task) -> TranscriptionRequest:
         """What the transcriber is asked to do with `source`."""
         return TranscriptionRequest(
             source=source,
@@ -114,19 +65,6 @@ class SpeechForm(BaseModel):
     def wants_words(self) -> bool:
         """Whether the answer shows times of words."""
         return False
-
-    @classmethod
-    def openapi(cls) -> dict[str, Any]:
-        """The request body for a route's `openapi_extra`, so that /docs offers the fields."""
-        schema = cls.model_json_schema()
-        recording = {
-            "type": "string",
-            "format": "binary",
-            "description": "The recording: WAV, FLAC, MP3, OGG, Opus, M4A, WebM or another format that FFmpeg reads.",
-        }
-        schema["properties"] = {upload.FILE: recording, **schema["properties"]}
-        schema["required"] = [upload.FILE]
-        return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
 class OpenAIForm(SpeechForm):
@@ -180,7 +118,7 @@ class OpenAIForm(SpeechForm):
         """Whether the answer shows times of words."""
         return "word" in self.timestamp_granularities
 
-    def request(self, source: BinaryIO | Waveform, task: Task) -> TranscriptionRequest:
+    def request(self, source: Source, task: Task) -> TranscriptionRequest:
         """What the transcriber is asked to do with `source`."""
         words = ", ".join([*filter(None, [self.hotwords]), *self.keywords])
         return replace(super().request(source, task), hotwords=words or None)
@@ -194,24 +132,7 @@ class ProtocolForm(SpeechForm):
     timestamps: Literal["segment", "word"] = "segment"
     """Whether words get times besides segments."""
 
-    @classmethod
-    def from_values(cls, values: Any) -> Self:
-        """Validates JSON values; null and empty text count as not sent. Raises InvalidInput."""
-        if not isinstance(values, dict):
-            raise InvalidInput("parameters must be an object", param="parameters")
-        given = {name: value for name, value in values.items() if value not in (None, "")}
-        return cls._validated(given, {name: name for name in given})
-
     @property
     def wants_words(self) -> bool:
         """Whether the answer shows times of words."""
         return self.timestamps == "word"
-
-
-def _refusal(error: pydantic.ValidationError, sent_as: dict[str, str]) -> InvalidInput:
-    first = error.errors()[0]
-    name = sent_as[str(first["loc"][0])]
-    reason = first["msg"].removeprefix("Value error, ")
-    value = str(first["input"])
-    shown = value if len(value) <= 40 else value[:40] + "…"
-    return InvalidInput(f"{name}: {reason} (got '{shown}')", code="unsupported_value", param=name)

@@ -58,18 +58,27 @@ class TranscriptBuilder:
     """Makes a transcript of windows that come in order. What it returned is final.
 
     At a forced cut the end of the left window is held back until the right one is there.
+
+    Args:
+        task: what the transcript says it is.
+        limits: those that the windows were cut by.
+        words: whether the segments list words; the joins use them in any case.
+        keep: whether `finish` gives a transcript. Live audio may go on for days, so nothing of it is kept.
     """
 
-    def __init__(self, task: Task, limits: SplitLimits, *, words: bool = True):
+    def __init__(self, task: Task, limits: SplitLimits, *, words: bool = True, keep: bool = True):
         self._task: Task = task
         self._limits = limits
-        self._words = words  # whether the transcript lists them; the joins use them in any case
+        self._words = words
+        self._keep = keep
         self._text = _Text()
         self._segments: list[TranscriptSegment] = []
+        self._count = 0
         self._ended = 0.0
         self._held: tuple[Window, list[Segment]] | None = None
         self._shown: Window | None = None  # the window of the last segment that is final
-        self._languages: list[tuple[bool, str]] = []
+        self._language: str | None = None
+        self._told_by_text = False  # a window with text knows its language better than one without
 
     def add(self, window: Window, result: AsrResult | None) -> list[TranscriptSegment]:
         """The segments that are now final.
@@ -80,7 +89,7 @@ class TranscriptBuilder:
         """
         segments = [] if result is None else self._placed(window, result)
         if result is not None and result.language:
-            self._languages.append((not segments, result.language))
+            self._note_language(result.language, told_by_text=bool(segments))
         final: list[TranscriptSegment] = []
         if self._held is not None:
             left_window, left = self._held
@@ -97,18 +106,25 @@ class TranscriptBuilder:
 
     def finish(self, duration: float) -> tuple[list[TranscriptSegment], Transcript]:
         """The segments held until now, and the transcript: all segments ever returned. `duration` in seconds."""
-        rest = self._finalise(*self._held) if self._held is not None else []
-        self._held = None
-        # A window with text knows its language better than one without.
-        _, language = min(self._languages, key=lambda found: found[0], default=(True, None))
+        rest = self.flush()
         transcript = Transcript(
-            text=self._text.value,
-            language=language,
+            text="".join(segment.text for segment in self._segments),
+            language=self._language,
             duration=duration,
             task=self._task,
             segments=self._segments,
         )
         return rest, transcript
+
+    def flush(self) -> list[TranscriptSegment]:
+        """The segments held until now; no window follows."""
+        rest = self._finalise(*self._held) if self._held is not None else []
+        self._held = None
+        return rest
+
+    def _note_language(self, language: str, *, told_by_text: bool) -> None:
+        if self._language is None or (told_by_text and not self._told_by_text):
+            self._language, self._told_by_text = language, told_by_text
 
     def _placed(self, window: Window, result: AsrResult) -> list[Segment]:
         """The window's segments with absolute times, in order, inside the window; without those where nobody speaks."""
@@ -165,7 +181,7 @@ class TranscriptBuilder:
             statistics = segment.model_dump(exclude={"start", "end", "text", "words"})
             final.append(
                 TranscriptSegment(
-                    id=len(self._segments) + len(final),
+                    id=self._count + len(final),
                     seek=window.context_start * 100 // self._limits.sample_rate,
                     start=start,
                     end=end,
@@ -174,7 +190,9 @@ class TranscriptBuilder:
                     **statistics,
                 )
             )
-        self._segments += final
+        self._count += len(final)
+        if self._keep:
+            self._segments += final
         return final
 
     def _seconds(self, span: tuple[int, int]) -> tuple[float, float]:
@@ -182,23 +200,23 @@ class TranscriptBuilder:
 
 
 class _Text:
-    """A text that grows: white space at its end waits for what follows, so that it never ends with any."""
+    """The end of a text that grows: white space there waits for what follows, so that the text never ends with any."""
 
     def __init__(self) -> None:
-        self.value = ""
+        self._last = ""  # its last character
         self._space = ""
 
     def append(self, text: str, *, new: bool) -> str:
         """Appends `text` and returns what that added. `new`: it comes from another window, so a space may be missing."""
-        if not self.value:
+        if not self._last:
             text = text.lstrip()
         elif self._space and not text[0].isspace():
             text = self._space + text
-        elif new and overlap.needs_space(self.value, text):
+        elif new and overlap.needs_space(self._last, text):
             text = f" {text}"
         added = text.rstrip()
         self._space = text[len(added) :]
-        self.value += added
+        self._last = added[-1:] or self._last
         return added
 
 
@@ -250,7 +268,11 @@ def interleave(transcripts: Sequence[Transcript]) -> Transcript:
         segments.append(segment.model_copy(update=changes))
     spoken = next((each for each in transcripts if each.language is not None), transcripts[0])
     return spoken.model_copy(
-        update={"text": text.value, "segments": segments, "duration": max(each.duration for each in transcripts)}
+        update={
+            "text": "".join(segment.text for segment in segments),
+            "segments": segments,
+            "duration": max(each.duration for each in transcripts),
+        }
     )
 
 

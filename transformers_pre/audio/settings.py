@@ -1,55 +1,19 @@
-"""Settings of the audio transformer: its limits, the decoder's and the splitter's."""
+"""Settings of the audio transformer as it recognises speech: the splitter's limits and those of live audio."""
 
 from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from serving.settings import MIB, TransformerSettings
-from transformers_pre.audio.fetch import AllowList, FetchLimits
-from transformers_pre.audio.media import SAMPLE_RATE, MediaLimits
+from transformers_pre.audio.recording_settings import RecordingSettings
 from transformers_pre.audio.split import SplitLimits
-from transformers_pre.audio.upload import FormLimits
+from transformers_pre.audio.wire import SAMPLE_RATE
+
+_LIVE_SILENCE_SECONDS = 1.0  # a window of live speech begins at most half of it before the speech
 
 
-class AudioSettings(TransformerSettings):
-    """The audio transformer: uploads, decoding, windows."""
+class AudioSettings(RecordingSettings):
+    """The audio transformer, PIPELINE=speech: windows and live audio, besides what every pipeline has."""
 
-    max_body_bytes: int = Field(256 * MIB, gt=0)
-    """Largest request body on any route; more is refused with 413 before it is read."""
-    max_upload_bytes: int = Field(25 * MIB, gt=0)
-    """Largest recording, uploaded, linked or inside JSON; OpenAI's own limit by default. In V1's JSON it is base64, a third
-    longer, and MAX_JSON_BYTES counts too: the smaller of both is the limit there."""
-    max_form_fields: int = Field(64, ge=1)
-    """Most text fields of a form; OpenAI's whole vocabulary is under 20."""
-    max_form_field_bytes: int = Field(64 << 10, gt=0)
-    """Largest text field of a form; Whisper reads at most 224 tokens of a prompt, about 1 kB."""
-    max_form_overhead_bytes: int = Field(MIB, gt=0)
-    """Most of a form besides its recording: all text fields, part headers, boundaries."""
-    max_instances: int = Field(64, ge=1)
-    """Most recordings of one V1 or V2 request; each costs a decoding and places at the predictor."""
-    max_audio_seconds: float = Field(4 * 3600.0, ge=0)
-    """Longest recording in seconds; 0 for no limit. A longer one is refused with 413."""
-    max_channels: int = Field(8, ge=1)
-    """Most channels of a recording."""
-    decode_workers: int = Field(4, ge=1)
-    """Processes that decode; as many recordings are decoded at a time, the others wait."""
-    decode_queue: int = Field(64, ge=1)
-    """Recordings that may wait for a decoder, on disk; more are refused with 503 and Retry-After."""
-    decode_memory_bytes: int = Field(1024 * MIB, gt=0)
-    """Memory that one decoding process may take; a file that wants more is refused with 422."""
-    decode_timeout_seconds: float = Field(120.0, gt=0)
-    """Time that decoding one recording may take, waits for the model not counted."""
-    url_allow: str = ""
-    """Hosts, addresses or networks (CIDR), separated by commas, that links may point to although they are private."""
-    url_timeout_seconds: float = Field(60.0, gt=0)
-    """Time that fetching a link may take."""
-    url_max_redirects: int = Field(5, ge=0)
-    """Most redirects between a link and its recording."""
-    url_max_characters: int = Field(8192, gt=0, le=65536)
-    """Longest link; signed ones to object stores take about 2000."""
-    stream_keep_alive_seconds: float = Field(15.0, gt=0)
-    """Idle time after which a stream of events sends a comment, so that proxies do not cut it. Once that, or the first event,
-    is sent, the status is 200: what goes wrong then is told by an event."""
     whisper_sampling_rate: int = SAMPLE_RATE
     """Samples a second that the predictor gets. Recordings of any rate are resampled to the 16000 that recognisers take; other
     values are refused."""
@@ -62,6 +26,27 @@ class AudioSettings(TransformerSettings):
     vad_threshold: float = Field(SplitLimits.speech_threshold, gt=0, lt=1)
     """Speech probability from which 32 ms count as voiced."""
 
+    base_sample_rate: int = Field(16_000, ge=4_000, le=192_000)
+    """Samples a second of live audio whose client does not say."""
+    max_overlap_duration: float = Field(15.0, ge=6.0, le=30.0)
+    """Longest stretch of live speech, in seconds, that is held back for want of a pause; then it is cut inside the speech."""
+    stream_pause_seconds: float = Field(0.5, ge=0.1, le=5.0)
+    """A pause of this length ends an utterance of live speech."""
+    stream_partial_seconds: float = Field(1.0, ge=0.0)
+    """How often an utterance that still goes on is recognised for its partial text, in seconds of audio; 0 for never."""
+    stream_max_connections: int = Field(256, ge=1)
+    """Live connections at a time; more are refused with 503."""
+    stream_max_seconds: float = Field(0.0, ge=0.0)
+    """Longest audio of a live connection in seconds; 0 for no limit."""
+    stream_idle_seconds: float = Field(60.0, gt=0.0)
+    """Time without a message after which a live connection is ended."""
+    stream_decoders: int = Field(16, ge=1)
+    """Live connections at a time that send a container (WebM, Ogg) and no raw samples; more are ended with close code 1013.
+    Each has a decoding process of its own, of 50 MB, which is started when it is needed and kept for the next."""
+    stream_session_seconds: float = Field(0.0, ge=0.0)
+    """Time after which a live connection is told to come again (close code 1012), once its utterance is finished; 0 for never.
+    Knative cuts a connection at its revision's timeout without a word: the chart keeps this below it."""
+
     @field_validator("whisper_sampling_rate")
     @classmethod
     def _known_rate(cls, rate: int) -> int:
@@ -71,50 +56,10 @@ class AudioSettings(TransformerSettings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        """Settings that are each valid may leave no room for a window, or name no network: said at the start."""
+        """Settings that are each valid may leave no room for a window."""
         self.split_limits()
-        self.fetch_limits()
-        if self.max_upload_bytes + self.max_form_overhead_bytes > self.max_body_bytes:
-            raise ValueError(
-                f"MAX_UPLOAD_BYTES is {self.max_upload_bytes} and MAX_FORM_OVERHEAD_BYTES is {self.max_form_overhead_bytes}, "
-                f"such a form does not fit into MAX_BODY_BYTES, which is {self.max_body_bytes}"
-            )
-        taken = self.decode_workers + self.decode_queue
-        if self.max_instances > taken:
-            raise ValueError(
-                f"MAX_INSTANCES is {self.max_instances}, DECODE_WORKERS and DECODE_QUEUE together take {taken} recordings"
-            )
+        self.live_limits()
         return self
-
-    def form_limits(self) -> FormLimits:
-        """The limits of an upload."""
-        return FormLimits(
-            max_upload_bytes=self.max_upload_bytes,
-            max_fields=self.max_form_fields,
-            max_field_bytes=self.max_form_field_bytes,
-            max_overhead_bytes=self.max_form_overhead_bytes,
-        )
-
-    def media_limits(self) -> MediaLimits:
-        """The decoder's limits."""
-        return MediaLimits(
-            workers=self.decode_workers,
-            queue=self.decode_queue,
-            memory_bytes=self.decode_memory_bytes,
-            timeout_seconds=self.decode_timeout_seconds,
-            max_audio_seconds=self.max_audio_seconds,
-            max_channels=self.max_channels,
-        )
-
-    def fetch_limits(self) -> FetchLimits:
-        """The limits of fetching a link."""
-        return FetchLimits(
-            max_upload_bytes=self.max_upload_bytes,
-            timeout_seconds=self.url_timeout_seconds,
-            max_redirects=self.url_max_redirects,
-            max_characters=self.url_max_characters,
-            allow=AllowList.parse(self.url_allow),
-        )
 
     def split_limits(self) -> SplitLimits:
         """The splitter's limits."""
@@ -123,4 +68,15 @@ class AudioSettings(TransformerSettings):
             search_seconds=self.split_search_seconds,
             context_seconds=self.split_context_seconds,
             speech_threshold=self.vad_threshold,
+        )
+
+    def live_limits(self) -> SplitLimits:
+        """The splitter's limits for live audio: silences are short, and a pause ends a window."""
+        return SplitLimits(
+            max_seconds=self.max_overlap_duration,
+            search_seconds=min(self.split_search_seconds, self.max_overlap_duration / 2),
+            context_seconds=self.split_context_seconds,
+            speech_threshold=self.vad_threshold,
+            silence_seconds=_LIVE_SILENCE_SECONDS,
+            endpoint_seconds=self.stream_pause_seconds,
         )

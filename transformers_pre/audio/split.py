@@ -7,6 +7,8 @@ recording exactly. A cut lies in the middle of the longest pause of the last `se
 or else of its second half. Beside a silence (a pause of `silence_seconds` or more) it lies close to the speech instead, so
 that silences become windows of their own, which no recogniser needs to see. With no pause the cut is *forced*: it lies at
 the quietest place, and both windows reach `context_seconds` over it so that the word that was cut is whole in one of them.
+
+Live audio has `endpoint_seconds` besides: a pause that long after speech ends the window at once, in the pause's middle.
 """
 
 import itertools
@@ -49,6 +51,8 @@ class SplitLimits:
     """Shorter speech is a click."""
     speech_pad_seconds: float = 0.3
     """Spans of speech are widened by this: the detector finds soft word edges up to 280 ms late."""
+    endpoint_seconds: float = 0.0
+    """A pause of this length after speech ends a window at once; 0 lets windows grow to their full length."""
     chunk_samples: int = 512
     """Samples that one probability stands for."""
 
@@ -149,10 +153,9 @@ def _runs(flags: npt.NDArray[np.bool_]) -> Iterator[tuple[bool, int, int]]:
 
 def _cut(view: _View, samples: Samples, limits: SplitLimits) -> _Cut:
     """Where the core that starts at `view.start` ends. `samples` are those up to `view.end`; the stream goes on after it."""
+    if (onset := _after_silence(view, limits)) is not None:
+        return onset
     margin = limits.samples(limits.silence_seconds / 2)
-    onset = view.speech[0][0] if view.speech else view.end
-    if onset - view.start >= max(2 * margin, margin + 1):
-        return _Cut(onset - margin, forced=False)
     search = view.end - limits.samples(limits.search_seconds)
     pause = _longest_pause(view, max(view.middle, search), limits) or _longest_pause(view, view.middle, limits)
     if pause is None:
@@ -162,6 +165,13 @@ def _cut(view: _View, samples: Samples, limits: SplitLimits) -> _Cut:
     beside = pause_start + margin
     # A pause from the core's start on has no speech before it to stay close to.
     return _Cut(beside if view.start < pause_start and beside < middle else middle, forced=False)
+
+
+def _after_silence(view: _View, limits: SplitLimits) -> _Cut | None:
+    """Where a core that begins with a silence ends, so that the silence is one of its own; None if it begins with none."""
+    margin = limits.samples(limits.silence_seconds / 2)
+    onset = view.speech[0][0] if view.speech else view.end
+    return _Cut(onset - margin, forced=False) if onset - view.start >= max(2 * margin, margin + 1) else None
 
 
 def _longest_pause(view: _View, earliest: int, limits: SplitLimits) -> tuple[int, int, int] | None:
@@ -229,12 +239,60 @@ class Splitter:
         windows: list[tuple[Window, Samples]] = []
         taken = 0
         while taken < len(samples):
-            count = min(len(samples) - taken, len(self._buffer) - self._filled)
+            count = min(len(samples) - taken, len(self._buffer) - self._filled, self._until_endpoint())
             self._buffer[self._filled : self._filled + count] = samples[taken : taken + count]
             self._filled += count
             taken += count
+            windows += self._ended()
             while self._filled == len(self._buffer):
                 windows.append(self._next())
+        return windows
+
+    @property
+    def position(self) -> int:
+        """Samples of the stream so far."""
+        return self._context_start + self._filled
+
+    @property
+    def may_hold_speech(self) -> bool:
+        """Whether `held` is worth a look for speech."""
+        return bool((self._probabilities >= self._limits.speech_threshold).any())
+
+    def held(self) -> tuple[Window, Samples]:
+        """The window that is being collected, and its samples so far; where it will end is not known yet."""
+        view = self._view(self.position, last=False)
+        window = Window(
+            start=self._start,
+            end=self.position,
+            context_start=self._context_start,
+            context_end=self.position,
+            speech=_speech_within(view, self.position, self._limits),
+        )
+        return window, self._buffer[: self._filled].copy()
+
+    def _until_endpoint(self) -> int:
+        """Samples after which the window may have ended: endpoints are sought chunk by chunk, whatever the packets are."""
+        chunk = self._limits.chunk_samples
+        return chunk - self.position % chunk if self._limits.endpoint_seconds else len(self._buffer)
+
+    def _ended(self) -> list[tuple[Window, Samples]]:
+        """The window that the pause at the stream's end completes, a silence before its speech apart; or nothing."""
+        limits, chunk = self._limits, self._limits.chunk_samples
+        if not limits.endpoint_seconds or self.position % chunk:
+            return []
+        pause = -(-limits.samples(limits.endpoint_seconds) // chunk)
+        known = self._probabilities[: self.position // chunk - self._start // chunk]
+        before, after = known[:-pause], known[-pause:]
+        if not len(before) or before.max() < limits.speech_threshold or after.max() >= limits.pause_threshold:
+            return []
+        windows = []
+        view = self._view(self.position, last=False)
+        if not view.speech:
+            return []
+        if (onset := _after_silence(view, limits)) is not None:
+            windows.append(self._emit(view, onset))
+            view = self._view(self.position, last=False)
+        windows.append(self._emit(view, _Cut(self.position - pause * chunk // 2, forced=False)))
         return windows
 
     def finish(self, probabilities: Probabilities) -> list[tuple[Window, Samples]]:

@@ -7,50 +7,36 @@ stops the decoder and the calls in flight. Not here: forms, formats and routes.
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO, Literal, TypeVar
-
-import soxr
+from typing import Literal
 
 from serving import telemetry
 from serving.contracts import asr
 from serving.contracts.asr import AsrInput, AsrOptions, AsrResult, Samples, Task
 from serving.deadline import CURRENT, Deadline
-from serving.errors import InvalidInput, TooLarge
+from serving.errors import InvalidInput
 from serving.hop import PredictorClient
 from serving.threads import in_thread
 from transformers_pre.audio import merge
-from transformers_pre.audio.media import SAMPLE_RATE, DecoderPool
+from transformers_pre.audio.media import DecoderPool
 from transformers_pre.audio.merge import Transcript, TranscriptBuilder, TranscriptSegment
+from transformers_pre.audio.ordered import ordered
 from transformers_pre.audio.settings import AudioSettings
+from transformers_pre.audio.source import Source, channels, opened
 from transformers_pre.audio.split import Splitter, Window
 from transformers_pre.audio.vad import VoiceActivity
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-SAMPLE_RATES = range(4_000, 192_001)
-"""What a client may send samples at, in Hz; files may have other rates, which their decoder knows."""
 _MOST_REDECODINGS = (
     10  # of one window: that many sentences fit; on ten minutes of conversation none needed a second one
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Waveform:
-    """Mono float32 samples [S] in [-1, 1] that a client sent as a tensor, `sample_rate` of them a second."""
-
-    samples: Samples
-    sample_rate: int = SAMPLE_RATE
 
 
 @dataclass(frozen=True)
 class TranscriptionRequest:
     """What a client asks for, whatever route it came by. The caller closes `source`, a file of the system or samples."""
 
-    source: BinaryIO | Waveform
+    source: Source
     language: str | None = None
     task: Task = "transcribe"
     prompt: str | None = None
@@ -91,6 +77,11 @@ class Transcriber:
         self._settings = settings
         self._limits = settings.split_limits()
 
+    @property
+    def model_name(self) -> str:
+        """The predictor's model, the label of the metrics."""
+        return self._client.model_name
+
     async def transcribe(self, request: TranscriptionRequest, headers: Mapping[str, str]) -> Transcript:
         """The whole transcript. Raises ServingError, by the deadline at the latest."""
         deadline = self._deadline()
@@ -104,12 +95,9 @@ class Transcriber:
     ) -> AsyncGenerator[TranscriptSegment | Transcript, None]:
         """The segments as they become final, then the transcript that they make. Raises ServingError."""
         deadline = self._deadline()
-        async with contextlib.aclosing(self._stream_channel(request, headers, deadline, None, _Heard())) as updates:
-            ended = False
-            while not ended:
-                async with deadline.enforced():
-                    update = await anext(updates)
-                ended = isinstance(update, Transcript)
+        updates = self._stream_channel(request, headers, deadline, None, _Heard())
+        async with contextlib.aclosing(deadline.each(updates)) as timed:
+            async for update in timed:
                 yield update
 
     def _deadline(self) -> Deadline:
@@ -127,17 +115,6 @@ class Transcriber:
             for channel in range(1, heard.channels)
         ]
         return merge.interleave([first, *others])
-
-    @contextlib.asynccontextmanager
-    async def _open(
-        self, source: BinaryIO | Waveform, channel: int | None, heard: "_Heard"
-    ) -> AsyncIterator[AsyncIterable[Samples]]:
-        if isinstance(source, Waveform):
-            yield _blocks(source, self._settings.max_audio_seconds)
-            return
-        async with self._media.open(source, channel=channel) as audio:
-            heard.channels = audio.channels
-            yield audio
 
     async def _transcribe_channel(
         self,
@@ -162,7 +139,7 @@ class Transcriber:
         heard: "_Heard",
     ) -> AsyncGenerator[TranscriptSegment | Transcript, None]:
         options = request.options()
-        language = _Language(request)
+        language = SpokenLanguage(request.language, settled=request.per_window_language)
         builder = TranscriptBuilder(request.task, self._limits, words=request.words)
 
         async def recognise(item: tuple[Window, Samples]) -> AsrResult | None:
@@ -172,7 +149,7 @@ class Transcriber:
                 return None
             telemetry.WINDOWS.labels(self._client.model_name, "decoded").inc()
             wanted = options.model_copy(update={"language": await language.ask()})
-            result = await self._recognise(window, samples, wanted, headers, deadline)
+            result = await self.recognise(window, samples, wanted, headers, deadline)
             if request.words and any(segment.words is None for segment in result.segments):
                 raise InvalidInput(
                     "times of words were asked for, but the model, as it is set up, gives none; ask for segments only",
@@ -195,7 +172,7 @@ class Transcriber:
         yield transcript
 
     async def _windows(
-        self, source: BinaryIO | Waveform, channel: int | None, heard: "_Heard"
+        self, source: Source, channel: int | None, heard: "_Heard"
     ) -> AsyncGenerator[tuple[Window, Samples], None]:
         """Windows with their samples (context included), each as soon as its end is known.
 
@@ -203,7 +180,9 @@ class Transcriber:
         """
         with VoiceActivity() as voice:
             splitter = Splitter(self._limits)
-            async with self._open(source, channel, heard) as audio:
+            limit = self._settings.max_audio_seconds
+            async with opened(source, self._media, limit, channel) as audio:
+                heard.channels = channels(audio)
                 async for block in audio:
                     heard.seconds += len(block) / self._limits.sample_rate
                     probabilities = await in_thread(voice.push, block)
@@ -217,11 +196,22 @@ class Transcriber:
             telemetry.FORCED_CUTS.labels(self._client.model_name).inc()
         return item
 
-    async def _recognise(
+    async def recognise(
         self, window: Window, samples: Samples, options: AsrOptions, headers: Mapping[str, str], deadline: Deadline
     ) -> AsrResult:
-        """One window's result; speech that the decoder stopped short of is decoded again, as long as that brings text."""
-        result = await self._call(samples, options, headers, deadline)
+        """One window's result; speech that the decoder stopped short of is decoded again, as long as that brings text.
+
+        Args:
+            window: the window, positions in samples from the recording's start.
+            samples: its samples, context included.
+            options: how it is to be recognised.
+            headers: the client's, of which the hop forwards some.
+            deadline: for all calls together.
+
+        Raises:
+            ServingError: as the predictor, or the hop, says.
+        """
+        result = await self.call(samples, options, headers, deadline)
         first, rate = window.context_start, self._limits.sample_rate
         # A part of a window may sound like another language than the whole.
         again = options.model_copy(update={"language": result.language})
@@ -231,34 +221,19 @@ class Transcriber:
                 break
             start, end = left_out
             telemetry.REDECODED_SECONDS.labels(self._client.model_name).inc((end - start) / rate)
-            extra = await self._call(samples[start - first : end - first], again, headers, deadline)
+            extra = await self.call(samples[start - first : end - first], again, headers, deadline)
             known, result = result, merge.with_redecoded(result, (start - first) / rate, extra)
             if result.text == known.text:
                 break
         return result
 
-    async def _call(
+    async def call(
         self, samples: Samples, options: AsrOptions, headers: Mapping[str, str], deadline: Deadline
     ) -> AsrResult:
+        """The predictor's result for samples [S], as it comes. Raises ServingError."""
         request = asr.write_request([AsrInput(samples, options)], self._client.model_name)
         (result,) = asr.read_response(await self._client.infer(request, headers, deadline))
         return result
-
-
-async def _blocks(waveform: Waveform, max_seconds: float) -> AsyncIterator[Samples]:
-    """A tensor's samples at 16 kHz in pieces of a second, as a decoder would give them. Raises TooLarge."""
-    samples, rate = waveform.samples, waveform.sample_rate
-    if max_seconds and len(samples) > max_seconds * rate:
-        raise TooLarge(
-            f"the audio is longer than {max_seconds:g} s, the limit here (MAX_AUDIO_SECONDS): it has {len(samples) / rate:.1f} s",
-            code="audio_too_long",
-        )
-    resampler = (
-        None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-    )
-    for start in range(0, len(samples), rate):
-        block = samples[start : start + rate]
-        yield block if resampler is None else resampler.resample_chunk(block, last=start + rate >= len(samples))
 
 
 class _Heard:
@@ -268,17 +243,17 @@ class _Heard:
     seconds = 0.0
 
 
-class _Language:
-    """The language of a file: the client's, or what the first window with speech turns out to be.
+class SpokenLanguage:
+    """The language of a recording: the client's, or what the first window with speech turns out to be.
 
-    With neither, the first window goes alone and the others wait for it; `per_window_language` lets each find its own.
+    With neither, the first window goes alone and the others wait for it; `settled` lets each find its own.
     """
 
-    def __init__(self, request: TranscriptionRequest):
-        self._language = request.language
+    def __init__(self, language: str | None, *, settled: bool = False):
+        self._language = language
         self._settled = asyncio.Event()
         self._asked = False
-        if request.language is not None or request.per_window_language:
+        if language is not None or settled:
             self._settled.set()
 
     async def ask(self) -> str | None:
@@ -293,33 +268,3 @@ class _Language:
         if not self._settled.is_set():
             self._language = language
             self._settled.set()
-
-
-async def ordered(
-    source: AsyncGenerator[T, None], work: Callable[[T], Awaitable[R]], concurrency: int
-) -> AsyncGenerator[tuple[T, R], None]:
-    """`work` on the items of `source`, `concurrency` at a time, results in the order of the items.
-
-    At most twice as many items are held; closing the generator, or an error, cancels what is under way.
-    """
-    running = asyncio.Semaphore(concurrency)
-
-    async def limited(item: T) -> R:
-        async with running:
-            return await work(item)
-
-    pending: deque[tuple[T, asyncio.Task[R]]] = deque()
-    try:
-        async with contextlib.aclosing(source) as items:
-            async for item in items:
-                pending.append((item, asyncio.create_task(limited(item))))
-                if len(pending) >= 2 * concurrency or pending[0][1].done():
-                    first, task = pending.popleft()
-                    yield first, await task
-            while pending:
-                first, task = pending.popleft()
-                yield first, await task
-    finally:
-        for _, task in pending:
-            task.cancel()
-        await asyncio.gather(*(task for _, task in pending), return_exceptions=True)

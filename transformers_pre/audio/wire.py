@@ -1,38 +1,38 @@
-"""What the decoder pool and its worker processes say to each other, over one UNIX socket each.
+"""What the decoder pool and its worker processes say to each other, on top of `serving.workers.wire`.
 
-A job is one JSON object with the file's descriptor beside it (SCM_RIGHTS); the answers are messages of a kind, a length and
-that many bytes. Standard library only: the worker imports this before anything else, and starts fast for it.
+A job has a descriptor beside it: the recording, or the socket by which it comes while it is made. Standard library only: the
+worker starts fast for it.
 """
 
 import enum
-import struct
 from typing import Final, TypedDict
 
 SAMPLE_RATE: Final = 16_000
 """Samples per second of every decoded block; what Whisper, the Kaldi models and Silero VAD work at."""
-HEADER: Final = struct.Struct("<cI")
-"""Before each message of a worker: its kind, then the length of its payload."""
-MAX_PAYLOAD_BYTES: Final = 1 << 20
-"""Longest payload; a block of one second takes 64 kB. A worker that announces more is broken."""
 
 
 class Kind(bytes, enum.Enum):
     """What a message of a worker is."""
 
-    READY = b"R"
-    """It can take a job."""
     INFO = b"I"
     """The file was opened: JSON of `Info`."""
     BLOCK = b"B"
     """Samples: little-endian float32, mono, at `SAMPLE_RATE`, in [-1, 1]."""
+    MORE = b"M"
+    """Of a live recording everything so far is decoded: no payload. A packet of its socket is the answer."""
     END = b"E"
     """The file was decoded whole: JSON of `End`."""
-    REFUSED = b"X"
-    """The file is not decoded (any further): JSON of `Refusal`."""
+
+
+MAX_PIECE_BYTES: Final = 1 << 16
+"""Longest packet of a live recording."""
 
 
 class Job(TypedDict):
     """What to do with the file whose descriptor comes along."""
+
+    live: bool
+    """Whether it comes while it is made: it is decoded as far as it is there, without looking ahead or at its end."""
 
     channel: int | None
     """The channel to decode alone, from 0; None mixes all of them."""
@@ -52,13 +52,3 @@ class End(TypedDict):
 
     corrupt_packets: int
     """Damaged packets that were left out."""
-
-
-class Refusal(TypedDict):
-    """Why a file is refused: an HTTP status of `serving.errors`, a stable word, a text for the client."""
-
-    status: int
-    code: str
-    message: str
-    fatal: bool
-    """Whether the worker is of no further use."""

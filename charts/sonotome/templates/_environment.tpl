@@ -18,6 +18,10 @@ HF_HOME: /tmp/huggingface
 {{- if .root.Values.global.apiKeys.secretName }}
 API_KEYS_FILE: /etc/sonotome/api-keys/keys
 {{- end }}
+{{/* Knative cuts a live connection at the timeout, without a word: half a minute before, its client is told to come again. */}}
+{{- if and (eq .component.module "transformers_pre.audio") (eq .root.Values.deploymentMode "Knative") }}
+STREAM_SESSION_SECONDS: {{ max (sub (int .model.timeout) 30) (div (int .model.timeout) 2) | quote }}
+{{- end }}
 {{- if eq .root.Values.deploymentMode "Standard" }}
 GRACE_SECONDS: {{ int .model.timeout | quote }}
 {{- end }}

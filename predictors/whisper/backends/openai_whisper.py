@@ -17,6 +17,7 @@ from predictors.whisper.settings import WhisperSettings
 from predictors.whisper.windows import SAMPLES_PER_FRAME, Abilities, Window
 from serving.contracts.asr import Samples, Task, Word
 from serving.hardware import choose_device
+from serving.hub import downloaded
 
 if TYPE_CHECKING:
     import torch
@@ -178,7 +179,7 @@ def _model(checkpoint: weights.Checkpoint, model_id: str, device: str) -> "Whisp
     import whisper  # noqa: PLC0415
 
     if checkpoint.name in whisper.available_models():
-        return weights.downloaded(model_id, lambda: whisper.load_model(checkpoint.name, device))
+        return downloaded(model_id, lambda: whisper.load_model(checkpoint.name, device))
     try:
         model = whisper.load_model(checkpoint.name, device)
     except (KeyError, TypeError, RuntimeError, EOFError, UnpicklingError):

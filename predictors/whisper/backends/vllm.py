@@ -21,6 +21,7 @@ from predictors.whisper.segments import Span, shortened, split, window_result, w
 from predictors.whisper.settings import WhisperSettings
 from predictors.whisper.vllm_tokens import Tokens, extra_args
 from predictors.whisper.windows import Window, plan
+from serving import vllm_process
 from serving.contracts.asr import AsrInput, AsrResult, Samples, Word
 from serving.errors import PredictorUnavailable
 
@@ -83,7 +84,7 @@ class VllmRecognizer:
                 AsyncEngineArgs(**arguments), usage_context=UsageContext.OPENAI_API_SERVER
             )
         except ValueError as error:
-            raise ValueError(f"vLLM refuses its settings: {vllm_engine.reason(error)}") from error
+            raise ValueError(f"vLLM refuses its settings: {vllm_process.reason(error)}") from error
         self.device = device.kind
 
     def close(self) -> None:

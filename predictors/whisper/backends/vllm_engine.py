@@ -1,14 +1,12 @@
 """vLLM's engine for Whisper: what it is told, from the settings, and the device that it finds. Not here: decoding (`vllm.py`)."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from predictors.whisper.settings import WhisperSettings
+from serving import vllm_process
 from serving.hardware import choose_device
 
 if TYPE_CHECKING:
@@ -23,7 +21,6 @@ _RULES = "predictors.whisper.backends.vllm_rules:WhisperRules"
 _WORKER = "predictors.whisper.backends.vllm_worker.WhisperWorker"
 # By its path, since vLLM takes "uni" on CPU for a request to bind threads to cores, which needs a process more.
 _ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-_LOGGING = Path(__file__).with_name("vllm_logging.json")
 
 
 @dataclass(frozen=True)
@@ -86,19 +83,16 @@ def _cpu_has(*flags: str) -> bool:
 
 def environment(settings: WhisperSettings) -> Mapping[str, str]:
     """Variables of vLLM, for what it has no argument for; those that are set already stay, but where a setting names its own."""
-    wanted = {
+    cache = "VLLM_CPU_KVCACHE_SPACE"
+    own = {
         "VLLM_USE_V2_MODEL_RUNNER": "0",  # whose logits processors and workers are others
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with threads may hang
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_CONFIG_PATH": str(_LOGGING),
-        "VLLM_CPU_KVCACHE_SPACE": str(settings.cpu_cache_gib),
+        cache: str(settings.cpu_cache_gib),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # others may share the cores
-        "OMP_NUM_THREADS": str(settings.threads()),
     }
-    ours = {"OMP_NUM_THREADS"} if settings.num_threads else set()
+    found = dict(vllm_process.environment(settings.num_threads, settings.threads(), own))
     if "cpu_cache_gib" in settings.model_fields_set:
-        ours.add("VLLM_CPU_KVCACHE_SPACE")
-    return {name: value for name, value in wanted.items() if name not in os.environ or name in ours}
+        found[cache] = own[cache]
+    return found
 
 
 def compilation(arguments: Mapping[str, Any], device: Device) -> Mapping[str, str]:
@@ -145,10 +139,3 @@ def _attention(backend: str | None) -> dict[str, Any]:
     if backend == "FLASHINFER":
         return {"attention_config": {"backend_per_kind": {"full_attention": backend}}}
     return {"attention_backend": backend} if backend else {}
-
-
-def reason(error: ValueError) -> str:
-    """What vLLM says of an argument, on one line; its configurations are pydantic's, whose own text has several."""
-    if isinstance(error, ValidationError):
-        return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-    return str(error).strip().split("\n")[0]

@@ -25,7 +25,7 @@ up() {
     "$OFF/state.sh" >"$STATE/state"
     {
       iptables -w -S FORWARD | sed -n 's/^-P FORWARD /policy=/p'
-      for folder in /etc/docker /run/docker; do [ -e $folder ] || echo "new=\"\${new:-} $folder\""; done
+      for folder in /etc/docker /run/docker /run/containerd; do [ -e $folder ] || echo "new=\"\${new:-} $folder\""; done
       sysctl "${SYSCTLS[@]}" 2>/dev/null | sed 's/\(.*\) = /sysctl -qw \1=/'
     } >"$STATE/before"
   fi

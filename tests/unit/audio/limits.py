@@ -3,10 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-from transformers_pre.audio.fetch import FetchLimits
+from serving.uploads.fetch import FetchLimits
+from serving.uploads.multipart import FormLimits
 from transformers_pre.audio.media import MediaLimits
 from transformers_pre.audio.settings import AudioSettings
-from transformers_pre.audio.upload import FormLimits
 
 
 def media_limits(**changes: Any) -> MediaLimits:

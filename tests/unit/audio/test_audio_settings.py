@@ -9,8 +9,11 @@ from pydantic import ValidationError
 
 from serving.contracts.asr import AsrOptions
 from serving.errors import InvalidInput
+from serving.uploads.settings import UploadSettings
 from transformers_pre.audio.forms import ProtocolForm
-from transformers_pre.audio.routes import limits
+from transformers_pre.audio.recording_settings import RecordingSettings, pipeline
+from transformers_pre.audio.routes import recording_limits
+from transformers_pre.audio.routes.limits import Limits
 from transformers_pre.audio.settings import AudioSettings
 from transformers_pre.audio.split import SplitLimits
 
@@ -50,6 +53,23 @@ def test_no_setting_is_infinite(name: str, value: str) -> None:
     assert refusal(f"--{name}={value}") == f"{name.upper()}: Input should be a finite number (got {value!r})"
 
 
+@pytest.mark.parametrize(
+    ("argv", "environment", "chosen"),
+    [
+        ([], {}, ""),
+        ([], {"PIPELINE": "caption"}, "caption"),
+        (["--vad_threshold=0.4", "--pipeline", "caption"], {"PIPELINE": "speech"}, "caption"),
+        (["--pipeline=speech"], {"PIPELINE": "caption"}, "speech"),
+    ],
+)
+def test_the_pipeline_is_known_before_its_settings(argv: list[str], environment: dict[str, str], chosen: str) -> None:
+    assert pipeline(argv, environment) == chosen
+
+
+def test_an_unknown_pipeline_is_refused() -> None:
+    assert refusal("--pipeline=sing").startswith("PIPELINE: Input should be 'speech' or 'caption'")
+
+
 def test_windows_are_cut_as_the_splitter_would_by_itself() -> None:
     assert AudioSettings().split_limits() == SplitLimits()
 
@@ -59,7 +79,7 @@ NO_SETTINGS = ("max_text_characters", "max_beam_size", "max_best_of", "min_sampl
 
 async def told(settings: AudioSettings) -> dict[str, float | None]:
     app = FastAPI()
-    app.include_router(limits.router(settings))
+    app.include_router(recording_limits.router(Limits.model_validate(settings)))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pod") as client:
         found: dict[str, float | None] = (await client.get("/v1/limits")).json()
     return found
@@ -71,13 +91,15 @@ async def test_limits_are_told_under_the_names_of_their_settings() -> None:
     assert found.pop("window_seconds") == 20
     for name in NO_SETTINGS:
         del found[name]
+    for name in ("stream_max_seconds", "stream_session_seconds"):  # 0 is no limit
+        assert found.pop(name) is None
     assert found == {name: getattr(settings, name) for name in found}
     assert {"max_form_fields", "url_max_redirects", "decode_queue", "max_instances", "max_upload_bytes"} <= set(found)
 
 
 async def test_every_setting_that_is_a_limit_of_the_audio_transformer_is_told() -> None:
-    own = [name for name in AudioSettings.model_fields if name in AudioSettings.__annotations__]
-    limiting = {name for name in own if name.startswith(("max_", "decode_", "url_"))} - {"url_allow"}
+    own = [name for cls in (AudioSettings, RecordingSettings, UploadSettings) for name in cls.__annotations__]
+    limiting = {name for name in own if name.startswith(("max_", "decode_", "url_", "stream_max_"))} - {"url_allow"}
     assert limiting <= set(await told(AudioSettings()))
 
 

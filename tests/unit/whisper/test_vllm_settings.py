@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
-from predictors.whisper.backends.vllm_engine import Device, arguments, compilation, environment, reason
+from predictors.whisper.backends.vllm_engine import Device, arguments, compilation, environment
 from predictors.whisper.model import engine
 from predictors.whisper.settings import WhisperSettings
 from predictors.whisper.vllm_tokens import Rules
 from predictors.whisper.windows import Abilities, plan
 from serving.contracts.asr import AsrInput, AsrOptions
+from serving.vllm_process import reason
 from transformers_pre.audio.settings import AudioSettings
 
 ROOT = Path(__file__).parents[3]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from predictors.whisper import cache, checkpoint, demo_weights, weights
+from predictors.whisper import checkpoint, demo_weights, weights
+from serving import cache
 from tests.unit.whisper import tiny
 
 

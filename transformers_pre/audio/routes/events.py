@@ -1,8 +1,4 @@
-"""A transcript in the making as OpenAI's server-sent events, and the HTTP response that sends them.
-
-    transcript.text.delta …   one a segment, as soon as it is final
-    transcript.text.done      the whole text, equal to the deltas joined and to what the answer without `stream` says
-    [DONE]
+"""Server-sent events and the HTTP response that sends them. What the events say is their route's.
 
 While there is nothing to send for a while, a comment `: keep-alive` goes out, which every client skips: proxies cut idle
 connections. What goes wrong before the first event or comment is an ordinary HTTP error; later it is an event
@@ -15,34 +11,43 @@ import logging
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import orjson
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from serving.dialects import from_exception, openai_body
 from serving.errors import InternalError, InvalidInput
 from serving.middleware import unless_disconnected
-from transformers_pre.audio import formats
-from transformers_pre.audio.merge import Transcript, TranscriptSegment
 
 logger = logging.getLogger(__name__)
 
-Items = AsyncGenerator[TranscriptSegment | Transcript, None]
-"""Segments as they become final, then the transcript."""
+STREAM_END = b"data: [DONE]\n\n"
+"""What closes a stream of events that ended well."""
 
 _KEEP_ALIVE = b": keep-alive\n\n"  # a comment (HTML standard, 9.2.5), and the empty line that ends a block
 
 
-class EventStream(StreamingResponse):
-    """Sends the events of `items`; it owns `items` and the resources that those read from, and closes both.
+def event(body: dict[str, Any]) -> bytes:
+    """One server-sent event with a JSON body."""
+    return b"data: " + orjson.dumps(body) + b"\n\n"
 
-    The status line waits for the first event, or for `keep_alive_seconds` without one. `items` runs in one task from its
+
+class EventStream(StreamingResponse):
+    """Sends `events`, whole ones each; it owns them and the resources that they read from, and closes both.
+
+    The status line waits for the first event, or for `keep_alive_seconds` without one. `events` runs in one task from its
     first item to its end, and that task is cancelled when the client goes away.
     """
 
-    def __init__(self, items: Items, resources: contextlib.AbstractContextManager[Any], keep_alive_seconds: float):
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        resources: contextlib.AbstractContextManager[Any],
+        keep_alive_seconds: float,
+    ):
         # Proxies must pass each event on as it comes; the second header is the one that nginx reads.
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        self._events = self._write(items)
+        self._events = self._told(events)
         self._resources = resources
         self._keep_alive_seconds = keep_alive_seconds
         self._begun = False
@@ -90,24 +95,16 @@ class EventStream(StreamingResponse):
             else:
                 await self._send(send, _KEEP_ALIVE)
 
-    async def _write(self, items: Items) -> AsyncGenerator[bytes, None]:
-        """The events of `items`. Raises what goes wrong as long as nothing was sent, and tells it by an event later."""
-        sent = ""
+    async def _told(self, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        """The events. Raises what goes wrong as long as nothing was sent, and tells it by an event later."""
         try:
-            async with contextlib.aclosing(items):
-                async for item in items:
-                    if isinstance(item, Transcript):
-                        if item.text != sent:
-                            raise ValueError("the segments' texts do not make up the transcript's text")
-                        yield formats.event(formats.done_body(item))
-                        yield formats.STREAM_END
-                    else:
-                        yield formats.event(formats.delta_body(item.text))
-                        sent += item.text
+            async with contextlib.aclosing(events):
+                async for each in events:
+                    yield each
         except Exception as error:
             if not self._begun:
                 raise
             known = from_exception(error)
             if known is None:
                 logger.exception("unhandled error in a stream of events")
-            yield formats.event(openai_body(known or InternalError()))
+            yield event(openai_body(known or InternalError()))

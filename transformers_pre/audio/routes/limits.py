@@ -1,58 +1,26 @@
-"""GET `/v1/limits`: what this pod accepts, so that a client need not find out by being refused."""
+"""GET `/v1/limits` of the speech pipeline."""
 
-from typing import Annotated
-
-from fastapi import APIRouter
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
 from serving.contracts.asr import MAX_BEAM_SIZE, MAX_BEST_OF, MAX_TEXT
-from transformers_pre.audio.settings import AudioSettings
-from transformers_pre.audio.transcribe import SAMPLE_RATES
+from transformers_pre.audio.routes.recording_limits import RecordingLimits, SecondsOrNone
 
 
-class Limits(BaseModel):
+class Limits(RecordingLimits):
     """The limits of the audio transformer: its settings of the same names, in lower case, then what is no setting."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True, from_attributes=True)
-
-    max_body_bytes: int
-    """Largest request body on any route."""
-    max_json_bytes: int
-    """Largest JSON of a V1 or V2 request, binary tensors not counted."""
-    max_json_values: int
-    """Most values in that JSON."""
-    grpc_max_message_bytes: int
-    """Largest gRPC message."""
-    max_upload_bytes: int
-    """Largest recording. In V1's JSON, where it is base64 and a third longer, `max_json_bytes` counts too."""
-    max_form_fields: int
-    """Most text fields of a form."""
-    max_form_field_bytes: int
-    """Largest text field of a form."""
-    max_form_overhead_bytes: int
-    """Most of a form besides its recording."""
-    max_instances: int
-    """Most recordings of one V1 or V2 request."""
-    max_audio_seconds: Annotated[float | None, BeforeValidator(lambda seconds: seconds or None)]
-    """Longest recording; null for no limit."""
-    max_channels: int
-    """Most channels of a recording."""
-    decode_workers: int
-    """Recordings that are decoded at a time."""
-    decode_queue: int
-    """Recordings that may wait for that."""
-    decode_timeout_seconds: float
-    """Time that decoding one recording may take."""
-    decode_memory_bytes: int
-    """Memory that decoding one recording may take."""
-    url_timeout_seconds: float
-    """Time that fetching a link may take."""
-    url_max_redirects: int
-    """Most redirects between a link and its recording."""
-    url_max_characters: int
-    """Longest link."""
-    request_timeout_seconds: float
-    """Time that a whole request may take."""
+    max_websocket_message_bytes: int
+    """Largest message of a live connection."""
+    max_overlap_duration: float
+    """Longest stretch of live speech that is held back for want of a pause, in seconds."""
+    stream_max_connections: int
+    """Live connections at a time."""
+    stream_max_seconds: SecondsOrNone
+    """Longest audio of a live connection; null for no limit."""
+    stream_idle_seconds: float
+    """Time without a message that a live connection may last."""
+    stream_session_seconds: SecondsOrNone
+    """Time after which a live connection is told to come again; null for never."""
     window_seconds: float = Field(validation_alias="whisper_segment_duration_sec")
     """Longest stretch that is decoded at a time; WHISPER_SEGMENT_DURATION_SEC."""
     max_text_characters: int = MAX_TEXT
@@ -61,19 +29,3 @@ class Limits(BaseModel):
     """Highest `beam_size`."""
     max_best_of: int = MAX_BEST_OF
     """Highest `best_of`."""
-    min_sample_rate: int = SAMPLE_RATES[0]
-    """Lowest `sample_rate` of samples that come as a tensor `AUDIO`."""
-    max_sample_rate: int = SAMPLE_RATES[-1]
-    """Highest `sample_rate` of samples that come as a tensor `AUDIO`."""
-
-
-def router(settings: AudioSettings) -> APIRouter:
-    """The route."""
-    routes = APIRouter(tags=["limits"])
-    answer = Limits.model_validate(settings)
-
-    @routes.get("/v1/limits")
-    async def limits() -> Limits:
-        return answer
-
-    return routes

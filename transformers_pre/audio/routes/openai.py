@@ -1,12 +1,11 @@
-"""OpenAI's audio API: transcriptions, translations and models, also under KServe's prefix `/openai`.
+"""OpenAI's audio API: transcriptions, translations and models (`routes.models`), also under KServe's prefix `/openai`.
 
 Wire format: the stock `openai` client sends it and its types are what answers must satisfy. The model's name is not
 checked: a pod serves one model, clients have names like `whisper-1` built in, and a wrong path is a 404 anyway.
 """
 
 import contextlib
-import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import orjson
@@ -14,26 +13,23 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from serving.contracts.asr import Task
-from serving.dialects import Dialects, openai_body
-from serving.errors import NotFound, Overloaded
 from serving.middleware import unless_disconnected
 from transformers_pre.audio import formats
 from transformers_pre.audio.forms import OpenAIForm
-from transformers_pre.audio.merge import Transcript
-from transformers_pre.audio.routes.events import EventStream
+from transformers_pre.audio.merge import Transcript, TranscriptSegment
+from transformers_pre.audio.routes import models
+from transformers_pre.audio.routes.events import STREAM_END, EventStream, event
 from transformers_pre.audio.settings import AudioSettings
 from transformers_pre.audio.transcribe import Transcriber
 
 PREFIXES = ("/v1/audio", "/openai/v1")
 """Paths whose errors are in OpenAI's shape. `/v1/models` is not among them: V1's `:predict` begins with it."""
-_ERRORS = Dialects()
-_ERRORS.register("/", openai_body)
 
 
 def router(transcriber: Transcriber, settings: AudioSettings, ready: Callable[[], bool]) -> APIRouter:
     """The routes, over a transcriber. `ready` says whether the model answers."""
     routes = APIRouter()
-    for part in (_audio_routes(transcriber, settings), _model_routes(settings, ready)):
+    for part in (_audio_routes(transcriber, settings), models.router(settings.model_name, ready)):
         routes.include_router(part, tags=["OpenAI"])
         routes.include_router(part, prefix="/openai", include_in_schema=False)
     return routes
@@ -46,11 +42,11 @@ def _audio_routes(transcriber: Transcriber, settings: AudioSettings) -> APIRoute
     async def answer(request: Request, task: Task) -> Response:
         headers = dict(request.headers)
         with contextlib.ExitStack() as resources:
-            form, recording = await OpenAIForm.receive(request, limits)
-            resources.enter_context(recording)
-            asked = form.request(recording, task)
+            form, upload = await OpenAIForm.receive(request, limits)
+            resources.enter_context(upload)
+            asked = form.request(upload.file, task)
             if form.stream:
-                events = transcriber.stream(asked, headers)
+                events = _events(transcriber.stream(asked, headers))
                 return EventStream(events, resources.pop_all(), settings.stream_keep_alive_seconds)
             transcript = await unless_disconnected(request.receive, transcriber.transcribe(asked, headers))
         return _response(transcript, form)
@@ -66,31 +62,24 @@ def _audio_routes(transcriber: Transcriber, settings: AudioSettings) -> APIRoute
     return routes
 
 
-def _model_routes(settings: AudioSettings, ready: Callable[[], bool]) -> APIRouter:
-    """Lists that serve both OpenAI's clients and KServe's V1, whose paths are the same.
+async def _events(items: AsyncGenerator[TranscriptSegment | Transcript, None]) -> AsyncGenerator[bytes, None]:
+    """A transcript in the making as OpenAI's events.
 
-    Their own errors are in OpenAI's shape: its clients read them apart, KServe's show them as they are.
+    transcript.text.delta …   one a segment, as soon as it is final
+    transcript.text.done      the whole text, equal to the deltas joined and to what the answer without `stream` says
+    [DONE]
     """
-    routes = APIRouter()
-    name = settings.model_name
-    card = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "sonotome"}
-
-    @routes.get("/v1/models", summary="The model, as OpenAI and V1 list it")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [card], "models": [name]}
-
-    @routes.get("/v1/models/{model_id}", summary="The model and its readiness")
-    async def model(request: Request, model_id: str) -> Response:
-        if model_id != name:
-            missing = f"there is no such model here, the one served is {name!r}"
-            return _ERRORS.response(request.url.path, NotFound(missing, code="model_not_found", param="model"))
-        if not ready():
-            return _ERRORS.response(
-                request.url.path, Overloaded(f"model {name!r} is not ready", code="model_not_ready")
-            )
-        return _json({**card, "name": name, "ready": True})
-
-    return routes
+    sent = ""
+    async with contextlib.aclosing(items):
+        async for item in items:
+            if isinstance(item, Transcript):
+                if item.text != sent:
+                    raise ValueError("the segments' texts do not make up the transcript's text")
+                yield event(formats.done_body(item))
+                yield STREAM_END
+            else:
+                yield event(formats.delta_body(item.text))
+                sent += item.text
 
 
 def _response(transcript: Transcript, form: OpenAIForm) -> Response:

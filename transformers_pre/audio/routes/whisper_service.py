@@ -26,9 +26,9 @@ def router(transcriber: Transcriber, settings: AudioSettings) -> APIRouter:
     limits = settings.form_limits()
 
     async def transcript(request: Request) -> Transcript:
-        form, recording = await SpeechForm.receive(request, limits)
-        with recording:
-            work = transcriber.transcribe(form.request(recording, "transcribe"), dict(request.headers))
+        form, upload = await SpeechForm.receive(request, limits)
+        with upload:
+            work = transcriber.transcribe(form.request(upload.file, "transcribe"), dict(request.headers))
             return await unless_disconnected(request.receive, work)
 
     @routes.post("/transcribe", summary="Text, language and number of segments", openapi_extra=SpeechForm.openapi())

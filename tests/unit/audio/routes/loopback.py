@@ -18,10 +18,11 @@ from pydantic import TypeAdapter
 
 from serving.contracts.asr import Word
 from serving.middleware import Drain
-from tests.unit.audio.spooling import content, named, spooled
+from tests.unit.serving.uploads.spooling import content, named, spooled
 from transformers_pre.audio.merge import Transcript, TranscriptSegment
 from transformers_pre.audio.settings import AudioSettings
-from transformers_pre.audio.transcribe import TranscriptionRequest, Waveform
+from transformers_pre.audio.source import Waveform
+from transformers_pre.audio.transcribe import TranscriptionRequest
 
 LIMIT = 1 << 20
 RECORDING = b"RIFF" + bytes(range(256)) * 40

@@ -1,0 +1,95 @@
+"""Probability of pathology from the findings' probabilities, by a LightGBM model, and what each finding adds to it.
+
+Features are the supervised findings, those compared with texts, and of each group the mean, the maximum and the mean of the
+three highest. The model is a text file of LightGBM's: nothing in it is run. A feature that it wants and that is not there is an
+error at the start, not a zero. LightGBM is imported in `load`, and after torch: each brings an OpenMP of its own, and the
+other order crashes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.contracts.ct import Risk, Scores
+
+if TYPE_CHECKING:
+    import lightgbm
+
+GROUPS = ("supervised", "ctclip")
+"""Prefixes of the aggregates' names."""
+AGGREGATES = ("mean", "max", "top3_mean")
+_TOP = 3
+
+
+def feature_names(supervised: Sequence[str], by_text: Sequence[str]) -> list[str]:
+    """Names of the features, in their order."""
+    aggregates = [f"{group}_{aggregate}" for group in GROUPS for aggregate in AGGREGATES]
+    return [*supervised, *by_text, *aggregates]
+
+
+def features(supervised: npt.NDArray[np.float32], by_text: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Values of the features [15 + n + 6] of one study."""
+    groups = [np.asarray(group, np.float64) for group in (supervised, by_text)]
+    aggregates = [value for group in groups for value in (group.mean(), group.max(), np.sort(group)[-_TOP:].mean())]
+    return np.concatenate([*groups, aggregates])
+
+
+class RiskModel:
+    """A LightGBM model with its threshold."""
+
+    def __init__(
+        self, booster: "lightgbm.Booster", order: list[int], names: list[str], findings: int, threshold: float
+    ):
+        self._booster = booster
+        self._order = order
+        self._names = names
+        self._findings = findings
+        self._threshold = threshold
+
+    @classmethod
+    def load(cls, file: Path, supervised: Sequence[str], by_text: Sequence[str], threshold: float) -> "RiskModel":
+        """Reads a model. Raises ValueError when it cannot be read, or wants features that these findings do not give."""
+        import lightgbm  # noqa: PLC0415  # after torch, which the caller has imported
+
+        if not file.is_file():
+            raise ValueError(f"LIGHTGBM_MODEL_PATH: there is no {file}")
+        try:
+            booster = lightgbm.Booster(model_file=str(file))
+        except lightgbm.basic.LightGBMError as error:
+            raise ValueError(f"{file.name} is no text file of a LightGBM model: {error}") from None
+        names = feature_names(supervised, by_text)
+        wanted = [_canonical(name) for name in booster.feature_name()]
+        if len(wanted) == len(names) and all(name.startswith("Column_") for name in wanted):
+            wanted = [_canonical(name) for name in names]  # trained without names: by position
+        known = {_canonical(name): place for place, name in enumerate(names)}
+        missing = [name for name in wanted if name not in known]
+        if missing:
+            raise ValueError(
+                f"{file.name} wants {len(wanted)} features, {len(missing)} of which the loaded heads do not give: "
+                f"{', '.join(missing[:5])}; they give {len(names)}"
+            )
+        order = [known[name] for name in wanted]
+        return cls(booster, order, names, len(supervised) + len(by_text), threshold)
+
+    def assess(self, supervised: Scores, by_text: Scores) -> Risk:
+        """The risk of one study."""
+        row = features(supervised.values, by_text.values)[self._order][None]
+        probability = float(self._booster.predict(row)[0])
+        contributions = np.asarray(self._booster.predict(row, pred_contrib=True))[0, :-1]  # the last is the expectation
+        ranked = np.argsort(-contributions, kind="stable")
+        findings = [place for place in ranked if self._order[place] < self._findings and contributions[place] > 0]
+        return Risk(
+            probability,
+            self._threshold,
+            probability >= self._threshold,
+            self._names[self._order[findings[0]]] if findings else "",
+            Scores([self._names[self._order[place]] for place in ranked], contributions[ranked].astype(np.float32)),
+        )
+
+
+def _canonical(name: str) -> str:
+    """LightGBM has no spaces in names."""
+    return name.replace(" ", "_")

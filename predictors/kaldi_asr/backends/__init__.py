@@ -1,0 +1,1 @@
+"""One module a library. Each imports its library when it is made."""

@@ -1,0 +1,105 @@
+"""WS `/v1/realtime`: OpenAI's realtime transcription by the stock client, the engine apart."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from tests.streams import RATE, chunk, connected, realtime
+from tests.unit.audio.live import SPEECH, LivePod
+
+
+async def test_the_stock_realtime_client_gets_an_item_an_utterance(pod: LivePod) -> None:
+    async with realtime(f"http://{pod.address}") as connection:
+        created = await connection.recv()
+        assert created.type == "session.created"
+        await connection.session.update(
+            session={
+                "type": "transcription",
+                "audio": {
+                    "input": {"format": {"type": "audio/pcm", "rate": RATE}, "transcription": {"language": "en"}}
+                },
+            }  # type: ignore[arg-type]
+        )
+        updated = await connection.recv()
+        assert updated.type == "session.updated"
+        assert updated.session.audio.input.transcription.language == "en"
+        for start in range(0, len(SPEECH), RATE // 5):
+            await connection.input_audio_buffer.append(audio=chunk(SPEECH[start : start + RATE // 5]))
+        events = []
+        async with asyncio.timeout(20):
+            while sum(event.type.endswith(".completed") for event in events) < 3:
+                events.append(await connection.recv())
+    kinds = [event.type for event in events if event.type.startswith("input_audio_buffer")]
+    assert (
+        kinds
+        == [
+            "input_audio_buffer.speech_started",
+            "input_audio_buffer.speech_stopped",
+            "input_audio_buffer.committed",
+        ]
+        * 3
+    )
+    completed = [event for event in events if event.type.endswith(".completed")]
+    committed = [event for event in events if event.type == "input_audio_buffer.committed"]
+    assert [event.item_id for event in completed] == [event.item_id for event in committed]
+    assert [event.previous_item_id for event in committed] == [None, *(event.item_id for event in committed[:-1])]
+    deltas = [event.delta for event in events if event.type.endswith(".delta")]
+    assert deltas == [event.transcript for event in completed]
+    assert all(deltas)
+    starts = [event.audio_start_ms for event in events if event.type.endswith("speech_started")]
+    assert starts == sorted(starts)
+    assert all(event.usage.seconds > 0 for event in completed)
+
+
+async def test_without_turn_detection_a_commit_makes_an_item(pod: LivePod) -> None:
+    async with realtime(f"http://{pod.address}") as connection:
+        await connection.recv()
+        audio = {"input": {"format": {"type": "audio/pcm", "rate": RATE}, "turn_detection": None}}
+        await connection.session.update(session={"type": "transcription", "audio": audio})  # type: ignore[arg-type]
+        assert (await connection.recv()).session.audio.input.turn_detection is None
+        for _ in range(2):
+            await connection.input_audio_buffer.append(audio=chunk(SPEECH))
+            await connection.input_audio_buffer.commit()
+            kinds = []
+            async with asyncio.timeout(20):
+                while not kinds or kinds[-1].type.rpartition(".")[2] != "completed":
+                    kinds.append(await connection.recv())
+            assert [event.type for event in kinds][:2] == ["input_audio_buffer.committed", "conversation.item.added"]
+            assert kinds[-1].transcript == kinds[-2].delta
+            assert kinds[-1].usage.seconds == pytest.approx(len(SPEECH) / RATE, abs=0.01)
+        await connection.input_audio_buffer.append(audio=chunk(SPEECH))
+        await connection.input_audio_buffer.clear()
+        assert (await connection.recv()).type == "input_audio_buffer.cleared"
+        await connection.input_audio_buffer.commit()
+        error = await connection.recv()
+        assert (error.type, error.error.code) == ("error", "input_audio_buffer_commit_empty")
+
+
+@pytest.mark.parametrize(
+    ("event", "says"),
+    [
+        ({"type": "response.create"}, "not known here"),
+        ({"type": "session.update", "session": {"type": "realtime"}}, "transcription"),
+        ({"type": "session.update", "session": {"audio": {"input": {"format": {"type": "audio/pcmu"}}}}}, "audio/pcm"),
+        (
+            {"type": "session.update", "session": {"audio": {"input": {"turn_detection": {"type": "semantic_vad"}}}}},
+            "server_vad",
+        ),
+        ({"type": "session.update", "session": "x"}, "must be an object"),
+        ({"type": "input_audio_buffer.append", "audio": "***"}, "not base64"),
+        ({"type": "input_audio_buffer.append"}, "as base64"),
+    ],
+)
+async def test_realtime_mistakes_are_told_and_the_connection_goes_on(
+    pod: LivePod, event: dict[str, Any], says: str
+) -> None:
+    async with connected(pod.url("/v1/realtime?intent=transcription")) as socket:
+        await socket.recv()
+        await socket.send(json.dumps({**event, "event_id": "mine"}))
+        answer = json.loads(await socket.recv())
+        assert (answer["type"], answer["error"]["event_id"]) == ("error", "mine")
+        assert says in answer["error"]["message"]
+        await socket.send('{"type": "input_audio_buffer.clear"}')
+        assert json.loads(await socket.recv())["type"] == "input_audio_buffer.cleared"

@@ -1,0 +1,93 @@
+"""Bundles: what a published file becomes, and what is refused."""
+
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from predictors.ct_clip import bundle, checkpoint, heads, prepare, text
+from tests.ct_clip_files import FINDINGS
+from tests.ct_clip_reference import TINY
+
+
+def test_a_bundle_gives_what_the_file_had(folder: Path) -> None:
+    source = checkpoint.read(folder / "ctclip.pt")
+    read = bundle.read(folder / "models" / "ctclip.safetensors")
+    assert (read.head, read.version, read.config, read.labels) == (
+        "zero_shot",
+        "test ctclip",
+        source.config,
+        heads.PATHOLOGIES,
+    )
+    assert read.source_sha256 == bundle.sha256(folder / "ctclip.pt")
+    assert read.temperature == source.temperature
+    assert {name: value.tolist() for name, value in read.image.items()} == {
+        name: value.tolist() for name, value in source.image.items()
+    }
+    made = text.tokenizer(folder, TINY.positions)
+    encoder = text.TextEncoder.of("", source.text, TINY.text_heads)
+    assert read.texts is not None
+    assert torch.equal(read.texts.flatten(0, 1), encoder(*text.encoded(made, heads.texts(heads.PATHOLOGIES))))
+    assert read.text is None  # unless it is asked for
+    assert bundle.read(folder / "models" / "supervised.safetensors").labels == FINDINGS
+
+
+def test_half_of_the_size_is_nearly_the_same(folder: Path, tmp_path: Path) -> None:
+    made = prepare.prepare(folder / "classfine.pt", "classfine", version="1", half=True)
+    bundle.write(made, tmp_path / "half.safetensors")
+    whole = folder / "models" / "classfine.safetensors"
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * whole.stat().st_size
+    first, second = (bundle.read(file).image for file in (whole, tmp_path / "half.safetensors"))
+    assert all(value.dtype == torch.float32 for value in second.values())
+    assert all(torch.allclose(first[name], second[name], atol=1e-2) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "told"),
+    [
+        ("ctclip", {"head": "zero_shot"}, "needs --tokenizer"),
+        ("ctclip", {"head": "supervised"}, "no trained layer"),
+        ("classfine", {"head": "zero_shot"}, "has a trained layer"),
+        ("classfine", {"head": "supervised"}, "ClassFine's layout"),
+        ("supervised", {"head": "classfine"}, "supervised layout"),
+        ("classfine", {"head": "classfine", "findings": ["a", "b"]}, "2 findings for a layer of 18"),
+    ],
+)
+def test_a_head_that_does_not_fit_is_refused(folder: Path, file: str, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        prepare.prepare(folder / f"{file}.pt", version="1", **options)
+
+
+def test_other_files_are_no_bundles(tmp_path: Path) -> None:
+    save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors")
+    (tmp_path / "y.safetensors").write_bytes(b"no")
+    for name, told in (
+        ("x", r"no bundle of this version .* python -m predictors\.ct_clip\.prepare"),
+        ("y", "cannot be read"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            bundle.read(tmp_path / f"{name}.safetensors")
+
+
+def test_a_pickled_model_wants_the_word_for_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import lightgbm  # after torch
+
+    booster = lightgbm.Booster(model_file=str(folder / "models" / "lightgbm.txt"))
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(booster))
+    arguments = ["prepare", "--lightgbm", str(tmp_path / "model.pkl"), "--out", str(tmp_path / "model.txt")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit, match="a pickle can hold any code; --allow-pickle runs it"):
+        prepare.main()
+    monkeypatch.setattr(sys, "argv", [*arguments, "--allow-pickle"])
+    prepare.main()
+    assert "sha256" in capsys.readouterr().out
+    row = np.full((1, booster.num_feature()), 0.7)
+    again = lightgbm.Booster(model_file=str(tmp_path / "model.txt"))
+    assert again.predict(row)[0] == pytest.approx(booster.predict(row)[0], abs=1e-12)

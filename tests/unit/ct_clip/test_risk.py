@@ -1,0 +1,65 @@
+"""The risk model: its features, its explanation, and what it refuses."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch  # noqa: F401  # before lightgbm
+
+from predictors.ct_clip import risk
+from predictors.ct_clip.heads import PATHOLOGIES
+from predictors.ct_clip.risk import RiskModel
+from serving.contracts.ct import Scores
+from tests.ct_clip_files import FINDINGS
+
+
+def scores(labels: tuple[str, ...], **values: float) -> Scores:
+    found = dict.fromkeys(labels, 0.05) | {
+        name.replace("_", " ") if name not in labels else name: value for name, value in values.items()
+    }
+    return Scores(labels, np.array([found[name] for name in labels], np.float32))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> RiskModel:
+    return RiskModel.load(folder / "models" / "lightgbm.txt", FINDINGS, PATHOLOGIES, 0.4)
+
+
+def test_features_are_the_findings_and_their_aggregates() -> None:
+    supervised, by_text = np.array([0.1, 0.2, 0.3, 0.8], np.float32), np.array([0.5, 0.9], np.float32)
+    names, values = risk.feature_names(FINDINGS, ("a", "b")), risk.features(supervised, by_text)
+    found = dict(zip(names, values.tolist(), strict=True))
+    assert len(risk.feature_names(range(15), range(52))) == 73  # type: ignore[arg-type]
+    assert found["cancer"] == pytest.approx(0.3)
+    assert found["supervised_mean"] == pytest.approx(0.35)
+    assert found["supervised_max"] == pytest.approx(0.8)
+    assert found["supervised_top3_mean"] == pytest.approx(1.3 / 3)
+    assert found["ctclip_top3_mean"] == pytest.approx(0.7)  # of the two that there are
+
+
+def test_a_study_with_a_finding_is_a_pathology_by_that_finding(model: RiskModel) -> None:
+    ill = model.assess(scores(FINDINGS, cancer=0.95), scores(PATHOLOGIES, Lung_nodule=0.5))
+    well = model.assess(scores(FINDINGS), scores(PATHOLOGIES))
+    assert (ill.pathology, well.pathology) == (True, False)
+    assert ill.most_dangerous == "cancer"
+    assert list(ill.shap.values) == sorted(ill.shap.values, reverse=True)
+    assert len(ill.shap.labels) == len(FINDINGS) + len(PATHOLOGIES) + 6
+
+
+def test_contributions_sum_to_the_log_odds(model: RiskModel) -> None:
+    first, second = (
+        model.assess(scores(FINDINGS, cancer=value), scores(PATHOLOGIES, Lung_nodule=0.4)) for value in (0.2, 0.9)
+    )
+    odds = [np.log(each.probability / (1 - each.probability)) for each in (first, second)]
+    assert second.shap.values.sum() - first.shap.values.sum() == pytest.approx(odds[1] - odds[0], abs=1e-4)
+
+
+def test_a_model_of_other_features_is_refused(folder: Path, tmp_path: Path) -> None:
+    file = folder / "models" / "lightgbm.txt"
+    with pytest.raises(ValueError, match="1 of which the loaded heads do not give: covid"):
+        RiskModel.load(file, FINDINGS[:-1], PATHOLOGIES, 0.4)
+    (tmp_path / "no.txt").write_text("tree of nothing")
+    with pytest.raises(ValueError, match="no text file of a LightGBM model"):
+        RiskModel.load(tmp_path / "no.txt", FINDINGS, PATHOLOGIES, 0.4)
+    with pytest.raises(ValueError, match="LIGHTGBM_MODEL_PATH: there is no"):
+        RiskModel.load(tmp_path / "none.txt", FINDINGS, PATHOLOGIES, 0.4)

@@ -1,0 +1,316 @@
+"""Live connections, whatever their protocol: how many there are, how long they last and how they end.
+
+A protocol is a `Conversation`. Before a pod stops, or the platform cuts the connection, the utterance is finished and the
+client told to come again: close code 1012. Finals carry the clock of the stream, so it can go on behind the last one.
+"""
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Protocol
+
+import orjson
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from serving.contracts.asr import AsrOptions
+from serving.errors import InvalidInput, Overloaded, ServingError, TooLarge, Unprocessable, UnsupportedMedia
+from serving.middleware import Drain
+from transformers_pre.audio.container_stream import ContainerPool, ContainerStream
+from transformers_pre.audio.pcm import Encoding, PcmStream, Samples
+from transformers_pre.audio.settings import AudioSettings
+from transformers_pre.audio.split import SplitLimits
+from transformers_pre.audio.stream import LiveTranscription, Update
+from transformers_pre.audio.transcribe import Transcriber
+from transformers_pre.audio.wire import SAMPLE_RATE
+
+logger = logging.getLogger(__name__)
+
+# Close codes of RFC 6455 (7.4.1) and IANA's registry.
+DONE, GOING_AWAY, UNSUPPORTED, INVALID, TOO_LARGE, SERVER_ERROR, COME_AGAIN, TRY_LATER = (
+    1000, 1001, 1003, 1007, 1009, 1011, 1012, 1013,
+)  # fmt: skip
+_CODES: tuple[tuple[type[ServingError], int], ...] = (
+    (TooLarge, TOO_LARGE),
+    (UnsupportedMedia, UNSUPPORTED),
+    (InvalidInput, INVALID),
+    (Unprocessable, INVALID),
+    (Overloaded, TRY_LATER),
+)
+
+CONTAINER = "container"
+"""The value of a configuration's `audio_format` for a file that comes while it is made; the streaming service's own word."""
+
+
+class Outbox:
+    """Sends JSON to a client, one message at a time; once the client is gone, to nobody."""
+
+    def __init__(self, socket: WebSocket):
+        self._socket = socket
+        self._sending = asyncio.Lock()
+
+    async def send(self, body: Mapping[str, Any]) -> None:
+        """Sends one message."""
+        async with self._sending:
+            if self._socket.client_state is not WebSocketState.CONNECTED:
+                return
+            try:
+                await self._socket.send_text(orjson.dumps(body).decode())
+            except WebSocketDisconnect:
+                logger.info("a client went away while it was sent a message")
+
+
+class Conversation(ABC):
+    """One connection's protocol. Use as a context manager; leaving it frees all that it holds."""
+
+    over = False
+    """Whether the client has had its last answer."""
+
+    async def __aenter__(self) -> "Conversation":
+        return self
+
+    @abstractmethod
+    async def __aexit__(self, *_exception: object) -> None:
+        """Stops everything."""
+
+    async def greet(self) -> None:  # noqa: B027  # most protocols say nothing
+        """Says hello, where the protocol does."""
+
+    @abstractmethod
+    async def text(self, message: str) -> None:
+        """Takes a text message. Raises ServingError, which ends the connection."""
+
+    @abstractmethod
+    async def binary(self, data: bytes) -> None:
+        """Takes a binary message. Raises ServingError."""
+
+    @abstractmethod
+    async def finish(self) -> None:
+        """Recognises what is held and tells it: no more audio comes. Raises ServingError."""
+
+    @abstractmethod
+    async def failed(self, error: ServingError) -> None:
+        """Tells the client why the connection ends."""
+
+
+class _Source(Protocol):
+    """A connection's audio on its way to its channels."""
+
+    async def push(self, data: bytes) -> None: ...
+    async def finish(self) -> None: ...
+
+
+class _RawSamples:
+    """The source that sends samples as they are."""
+
+    def __init__(self, pcm: PcmStream, deliver: Callable[[Sequence[Samples]], Awaitable[None]]):
+        self._pcm = pcm
+        self._deliver = deliver
+
+    async def push(self, data: bytes) -> None:
+        await self._deliver(self._pcm.push(data))
+
+    async def finish(self) -> None:
+        await self._deliver(self._pcm.finish())
+
+
+class LiveChannels:
+    """The channels of a connection's audio, each transcribed by itself. Use as a context manager.
+
+    Args:
+        transcriber: calls the predictor.
+        settings: limits.
+        headers: of the client's request.
+        tell: is called with each update of a channel, counted from 0.
+    """
+
+    def __init__(
+        self,
+        transcriber: Transcriber,
+        settings: AudioSettings,
+        headers: Mapping[str, str],
+        tell: Callable[[int, Update], Awaitable[None]],
+    ):
+        self._transcriber = transcriber
+        self._settings = settings
+        self._headers = headers
+        self._tell = tell
+        self._stack = AsyncExitStack()
+        self._streams: list[LiveTranscription] = []
+        self._source: _Source | None = None
+        self._samples = 0
+
+    async def __aenter__(self) -> "LiveChannels":
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def begun(self) -> bool:
+        """Whether audio was begun with, and `finish` was not called."""
+        return self._source is not None
+
+    @property
+    def seconds(self) -> float:
+        """Audio so far, of each channel."""
+        return self._samples / SAMPLE_RATE
+
+    async def start(
+        self,
+        options: AsrOptions,
+        sample_rate: int,
+        channels: int = 1,
+        encoding: Encoding = "pcm16",
+        limits: SplitLimits | None = None,
+    ) -> None:
+        """Begins with raw samples, the first at 0 s. Raises TooLarge for too many channels."""
+        most = self._settings.max_channels
+        if channels > most:
+            raise TooLarge(
+                f"{channels} channels, at most {most} are accepted (MAX_CHANNELS)",
+                code="too_many_channels",
+                param="channels",
+            )
+        await self._open(options, channels, limits or self._settings.live_limits())
+        self._source = _RawSamples(PcmStream(sample_rate, channels, encoding), self._deliver)
+
+    async def start_container(self, options: AsrOptions, pool: ContainerPool) -> None:
+        """Begins with a container of any kind that can be read as it comes; its channels are mixed. Raises Overloaded."""
+        await self._open(options, 1, self._settings.live_limits())
+        stream = ContainerStream(pool, lambda samples: self._deliver([samples]))
+        self._source = await self._stack.enter_async_context(stream)
+
+    async def _open(self, options: AsrOptions, channels: int, limits: SplitLimits) -> None:
+        self._samples = 0
+        for channel in range(channels):
+
+            async def tell(update: Update, channel: int = channel) -> None:
+                await self._tell(channel, update)
+
+            stream = LiveTranscription(
+                self._transcriber,
+                options,
+                headers=self._headers,
+                settings=self._settings,
+                limits=limits,
+                tell=tell,
+            )
+            self._streams.append(await self._stack.enter_async_context(stream))
+
+    async def push(self, data: bytes) -> None:
+        """Takes the next packet; waits while enough is waiting already. Raises ServingError for what is wrong so far."""
+        assert self._source is not None  # noqa: S101  # `start` was called
+        await self._source.push(data)
+
+    async def _deliver(self, per_channel: Sequence[Samples]) -> None:
+        """Takes the next samples, as many of each channel; waits. Raises TooLarge."""
+        self._samples += len(per_channel[0])
+        limit = self._settings.stream_max_seconds
+        if limit and self.seconds > limit:
+            raise TooLarge(
+                f"the live audio is longer than {limit:g} s, the limit here (STREAM_MAX_SECONDS)", code="audio_too_long"
+            )
+        await asyncio.gather(
+            *(stream.push(samples) for stream, samples in zip(self._streams, per_channel, strict=True))
+        )
+
+    async def finish(self) -> None:
+        """Waits until everything has been told; another start may follow. Raises ServingError for what is wrong at the end."""
+        if self._source is None:
+            return
+        source, self._source = self._source, None
+        await source.finish()
+        streams, self._streams = self._streams, []
+        await asyncio.gather(*(stream.finish() for stream in streams))
+        await self._stack.aclose()
+
+    async def drop(self) -> None:
+        """Forgets what is held; another start may follow."""
+        self._source, self._streams = None, []
+        await self._stack.aclose()
+
+
+class LiveConnections:
+    """The live connections of a pod."""
+
+    def __init__(self, settings: AudioSettings, drain: Drain):
+        self._settings = settings
+        self._drain = drain
+        self._open = 0
+
+    async def serve(self, socket: WebSocket, conversation: Conversation) -> None:
+        """Holds a conversation to its end. Raises Overloaded, as the handshake's answer, when there are too many."""
+        most = self._settings.stream_max_connections
+        if self._open >= most:
+            raise Overloaded(
+                f"there are {most} live connections already, the limit here (STREAM_MAX_CONNECTIONS)",
+                code="too_many_streams",
+            )
+        self._open += 1
+        try:
+            await socket.accept()
+            async with conversation:
+                code, reason = await self._converse(socket, conversation)
+            if socket.client_state is WebSocketState.CONNECTED:
+                await socket.close(code, reason)
+        finally:
+            self._open -= 1
+
+    async def _converse(self, socket: WebSocket, conversation: Conversation) -> tuple[int, str]:
+        try:
+            await conversation.greet()
+            return await self._listen(socket, conversation)
+        except ServingError as error:
+            await conversation.failed(error)
+            return next((code for kind, code in _CODES if isinstance(error, kind)), SERVER_ERROR), error.code
+
+    async def _listen(self, socket: WebSocket, conversation: Conversation) -> tuple[int, str]:
+        idle = self._settings.stream_idle_seconds
+        ending = asyncio.create_task(self._until_ending())
+        try:
+            while not conversation.over:
+                receiving = asyncio.create_task(socket.receive())
+                await asyncio.wait({receiving, ending}, timeout=idle, return_when=asyncio.FIRST_COMPLETED)
+                if ending.done() or not receiving.done():
+                    receiving.cancel()
+                    await asyncio.gather(receiving, return_exceptions=True)
+                    await conversation.finish()
+                    if ending.done():
+                        return COME_AGAIN, ending.result()
+                    return GOING_AWAY, f"no message for {idle:g} s (STREAM_IDLE_SECONDS)"
+                await self._pass_on(receiving.result(), conversation)
+        except WebSocketDisconnect:
+            return GOING_AWAY, ""
+        finally:
+            ending.cancel()
+        return DONE, ""
+
+    async def _pass_on(self, message: Mapping[str, Any], conversation: Conversation) -> None:
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message["code"])
+        if (text := message.get("text")) is not None:
+            await conversation.text(text)
+        else:
+            await conversation.binary(message["bytes"])
+
+    async def _until_ending(self) -> str:
+        """Returns why every connection has to end now, after STREAM_SESSION_SECONDS or as the pod stops."""
+        seconds = self._settings.stream_session_seconds or None
+        try:
+            await asyncio.wait_for(self._drain.draining.wait(), seconds)
+        except TimeoutError:
+            return f"connect again: a connection lasts {seconds:g} s (STREAM_SESSION_SECONDS)"
+        return "connect again: this pod is shutting down"
+
+
+def json_object(message: str) -> dict[str, Any]:
+    """A text message that must be a JSON object. Raises InvalidInput."""
+    try:
+        body = orjson.loads(message)
+    except orjson.JSONDecodeError:
+        body = None
+    if not isinstance(body, dict):
+        raise InvalidInput("a text message must be a JSON object", code="bad_message")
+    return body

@@ -1,0 +1,31 @@
+"""What reading a study may take. A refusal names the setting that holds the value."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StudyLimits:
+    """Limits of one pod; the defaults are those of the settings."""
+
+    workers: int = 2
+    """Processes that decode; all of them work on one study, the next one waits."""
+    volumes: int = 2
+    """Most volumes that are held: the one that is made, and those that are with the predictor (STUDY_VOLUMES)."""
+    queue: int = 8
+    """Most studies that wait, their uploads on disk (STUDY_QUEUE)."""
+    memory_bytes: int = 512 << 20
+    """Memory that one worker may take on top of an idle one's, the shared volume (221 MB) not counted (DECODE_MEMORY_BYTES)."""
+    timeout_seconds: float = 120.0
+    """Time for one study, its wait for workers not counted (DECODE_TIMEOUT_SECONDS)."""
+    max_files: int = 10_000
+    """Most files of an upload, frames of multi-frame files included (MAX_FILES)."""
+    max_inflated_bytes: int = 4 << 30
+    """Most bytes of an upload's files, decompressed (MAX_INFLATED_BYTES)."""
+    max_file_bytes: int = 1 << 30
+    """Largest file of an upload, decompressed (MAX_FILE_BYTES)."""
+    max_ratio: int = 100
+    """Decompressed bytes to compressed ones, over a whole archive: what is above is a bomb, no images (MAX_COMPRESSION_RATIO)."""
+    max_matrix: int = 2048
+    """Most rows and columns of an image (MAX_MATRIX)."""
+    min_slices: int = 20
+    """Fewest slices of a volume (MIN_SLICES)."""

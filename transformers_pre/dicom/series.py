@@ -1,0 +1,163 @@
+"""Which images of an upload make one volume, and why the others do not.
+
+One study, one series, one set of images that share plane, matrix, frame of reference and phase. Between series the lung kernel
+comes before the standard one, and more slices before fewer. Not here: what distances say (`geometry`), pixels.
+"""
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from serving.errors import InvalidInput, Unprocessable
+from transformers_pre.dicom.records import Kernel, Slice
+
+KERNELS: tuple[Kernel, ...] = ("lung", "standard", "other")
+"""In the order of preference."""
+
+
+@dataclass
+class Choice:
+    """The images that may make the volume."""
+
+    slices: list[Slice]
+    dropped: Counter[str]
+    """Images that were left out, by reason."""
+    series: int
+    """CT series in the upload."""
+    chosen_by: str
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def kernel(self) -> Kernel:
+        """What the convolution kernel is for."""
+        return self.slices[0].kernel
+
+
+def choose(slices: Sequence[Slice], dropped: Counter[str], *, min_slices: int, series_uid: str | None = None) -> Choice:
+    """The images of the best series, or of the one that was asked for, which may then be a derived one.
+
+    Args:
+        slices: all CT images of the upload.
+        dropped: files that hold none, by reason; for messages, and the start of the choice's own.
+        min_slices: fewest of a volume, MIN_SLICES.
+        series_uid: SeriesInstanceUID of the series to take.
+
+    Raises:
+        InvalidInput: the series that was asked for is not there.
+        Unprocessable: no series can be used, or several studies are there.
+    """
+    dropped = Counter(dropped)
+    by_series = _grouped(slices, lambda image: image.series)
+    if series_uid is not None:
+        if series_uid not in by_series:
+            raise InvalidInput(
+                f"none of the {len(by_series)} CT series of the upload has the SeriesInstanceUID that was asked for",
+                code="no_such_series",
+                param="series_uid",
+            )
+        candidates = [Choice(by_series[series_uid], Counter(), len(by_series), "request")]
+    else:
+        if len({image.study for image in slices}) > 1:
+            raise Unprocessable(
+                "the upload holds several studies; send one, or say which series to take by its SeriesInstanceUID (series_uid)",
+                code="several_studies",
+            )
+        candidates = [Choice(group, Counter(), len(by_series), "only series") for group in by_series.values()]
+    usable = [choice for choice in candidates if _narrow(choice, min_slices, derived=series_uid is not None)]
+    if not usable:
+        best = max(candidates, key=lambda choice: len(choice.slices), default=None)
+        if best is not None:
+            dropped += best.dropped
+        raise too_few(len(best.slices) if best is not None else 0, dropped, min_slices)
+    usable.sort(key=lambda choice: (KERNELS.index(choice.kernel), -len(choice.slices)))
+    best = usable[0]
+    if len(usable) > 1:
+        best.chosen_by = "kernel" if best.kernel != usable[1].kernel else "number of slices"
+    others = len(slices) - len(best.slices) - best.dropped.total()
+    best.dropped += dropped + Counter({"another series": others})
+    best.dropped = +best.dropped
+    return best
+
+
+def too_few(found: int, dropped: Counter[str], min_slices: int) -> Unprocessable:
+    """The refusal of an upload without enough images that belong together."""
+    reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted((+dropped).items()))
+    return Unprocessable(
+        f"the upload holds no volume: its largest CT series has {found} images that can be used, at least {min_slices} are "
+        f"needed (MIN_SLICES); left out: {reasons or 'none'}",
+        code="too_few_slices",
+    )
+
+
+def _narrow(choice: Choice, min_slices: int, *, derived: bool) -> bool:
+    """Leaves what can be one volume; whether that is enough."""
+    if not derived:
+        _keep(choice, lambda image: not image.derived, "a derived image")
+    else:
+        _keep_largest(choice, lambda image: image.derived, "a derived image")
+        if any(image.derived for image in choice.slices):
+            choice.warnings.append("the images are derived ones, taken because their series was asked for")
+    _keep(
+        choice,
+        lambda image: None not in (image.position, image.orientation, image.spacing),
+        "no position, orientation or pixel spacing",
+    )
+    for what, reason in _SAME:
+        _keep_largest(choice, what, reason, min_slices=min_slices)
+    if _acquisitions_overlap(choice.slices):
+        _keep_largest(choice, lambda image: image.acquisition, "another acquisition", min_slices=min_slices)
+    return len(choice.slices) >= min_slices
+
+
+_SAME: list[tuple[Callable[[Slice], Hashable], str]] = [
+    (lambda image: tuple(round(value, 2) for value in image.orientation or ()), "another orientation"),
+    (lambda image: (image.rows, image.columns), "another matrix size"),
+    (lambda image: tuple(round(value, 3) for value in image.spacing or ()), "another pixel spacing"),
+    (lambda image: image.frame_of_reference, "another frame of reference"),
+    (lambda image: image.phase, "another phase"),
+    (lambda image: image.kernel, "another kernel"),
+]
+"""What images of one volume have in common, and the reason for one that differs."""
+
+
+def _grouped(slices: Iterable[Slice], what: Callable[[Slice], Hashable]) -> dict[Hashable, list[Slice]]:
+    groups: defaultdict[Hashable, list[Slice]] = defaultdict(list)
+    for image in slices:
+        groups[what(image)].append(image)
+    return dict(groups)
+
+
+def _keep(choice: Choice, wanted: Callable[[Slice], bool], reason: str) -> None:
+    kept = [image for image in choice.slices if wanted(image)]
+    choice.dropped[reason] += len(choice.slices) - len(kept)
+    choice.slices = kept
+
+
+def _keep_largest(choice: Choice, what: Callable[[Slice], Hashable], reason: str, *, min_slices: int = 0) -> None:
+    """Keeps the largest group of images that are alike, of equal ones the first."""
+    groups = sorted(_grouped(choice.slices, what).values(), key=len, reverse=True)
+    if len(groups) < 2:
+        return
+    if 0 < min_slices <= len(groups[1]):
+        choice.warnings.append(
+            f"the series holds several volumes ({reason}: {len(groups[1])} images): the largest is used, of equal ones the first"
+        )
+    choice.dropped[reason] += len(choice.slices) - len(groups[0])
+    choice.slices = groups[0]
+
+
+def _acquisitions_overlap(slices: Sequence[Slice]) -> bool:
+    """Whether acquisitions of one series cover the same part of the body, and so are no parts of one volume."""
+    groups = _grouped(slices, lambda image: image.acquisition)
+    if len(groups) < 2 or slices[0].orientation is None:
+        return False
+    normal = np.cross(slices[0].orientation[:3], slices[0].orientation[3:])
+    ranges = []
+    for group in groups.values():
+        along = [float(np.dot(image.position or (0, 0, 0), normal)) for image in group]
+        ranges.append((min(along), max(along)))
+    ranges.sort()
+    return any(after[0] <= before[1] for before, after in itertools.pairwise(ranges))
