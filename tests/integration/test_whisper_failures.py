@@ -122,15 +122,18 @@ def alone(start_shared_pod: StartPod) -> Pod:
     return start_shared_pod("transformers_pre.audio", "whisper", predictor_host=host, decode_workers=1).until_ready()
 
 
+PATIENCE = {"x-request-timeout-seconds": "3"}  # the recording has to be decoded in it
+
+
 @pytest.mark.parametrize("path", ROUTES)
 def test_no_predictor_at_all(alone: Pod, path: str) -> None:
-    answer = post(alone, path, clip(HELLO), {"x-request-timeout-seconds": "0.7"})
+    answer = post(alone, path, clip(HELLO), PATIENCE)
     assert (answer.status_code, message(path, answer)) == (503, "the predictor cannot be reached")
     assert answer.headers["retry-after"] == "1"
 
 
 def test_no_predictor_for_a_stream(alone: Pod) -> None:
-    answer = post(alone, ROUTES[0], clip(HELLO), {"x-request-timeout-seconds": "0.7"}, stream="true")
+    answer = post(alone, ROUTES[0], clip(HELLO), PATIENCE, stream="true")
     assert (answer.status_code, message(ROUTES[0], answer)) == (503, "the predictor cannot be reached")
 
 

@@ -5,6 +5,7 @@ client told to come again: close code 1012. Finals carry the clock of the stream
 """
 
 import asyncio
+import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -43,6 +44,10 @@ CONTAINER = "container"
 """The value of a configuration's `audio_format` for a file that comes while it is made; the streaming service's own word."""
 
 
+_ARRIVING_SECONDS = 1.0  # for so long, what was on its way when a connection has to end is still taken
+_QUIET_SECONDS = 0.05  # a client that has sent nothing for so long had nothing on its way
+
+
 class Outbox:
     """Sends JSON to a client, one message at a time; once the client is gone, to nobody."""
 
@@ -53,7 +58,7 @@ class Outbox:
     async def send(self, body: Mapping[str, Any]) -> None:
         """Sends one message."""
         async with self._sending:
-            if self._socket.client_state is not WebSocketState.CONNECTED:
+            if not _connected(self._socket):
                 return
             try:
                 await self._socket.send_text(orjson.dumps(body).decode())
@@ -91,7 +96,7 @@ class Conversation(ABC):
 
     @abstractmethod
     async def failed(self, error: ServingError) -> None:
-        """Tells the client why the connection ends."""
+        """Tells the client what it said before, and why the connection ends."""
 
 
 class _Source(Protocol):
@@ -221,10 +226,21 @@ class LiveChannels:
         if self._source is None:
             return
         source, self._source = self._source, None
-        await source.finish()
+        wrong = None
+        try:
+            await source.finish()
+        except ServingError as error:
+            wrong = error  # what came before it is told first
         streams, self._streams = self._streams, []
         await asyncio.gather(*(stream.finish() for stream in streams))
         await self._stack.aclose()
+        if wrong is not None:
+            raise wrong
+
+    async def wind_up(self) -> None:
+        """As `finish`, of audio that ends with an error which is known already."""
+        with contextlib.suppress(ServingError):
+            await self.finish()
 
     async def drop(self) -> None:
         """Forgets what is held; another start may follow."""
@@ -253,7 +269,7 @@ class LiveConnections:
             await socket.accept()
             async with conversation:
                 code, reason = await self._converse(socket, conversation)
-            if socket.client_state is WebSocketState.CONNECTED:
+            if _connected(socket):
                 await socket.close(code, reason)
         finally:
             self._open -= 1
@@ -269,23 +285,41 @@ class LiveConnections:
     async def _listen(self, socket: WebSocket, conversation: Conversation) -> tuple[int, str]:
         idle = self._settings.stream_idle_seconds
         ending = asyncio.create_task(self._until_ending())
+        last_call: float | None = None
+        now = asyncio.get_running_loop().time
         try:
             while not conversation.over:
-                receiving = asyncio.create_task(socket.receive())
-                await asyncio.wait({receiving, ending}, timeout=idle, return_when=asyncio.FIRST_COMPLETED)
-                if ending.done() or not receiving.done():
-                    receiving.cancel()
-                    await asyncio.gather(receiving, return_exceptions=True)
+                if ending.done() and last_call is None:
+                    last_call = now() + _ARRIVING_SECONDS
+                message = None
+                if last_call is None or now() < last_call:
+                    message = await self._next(socket, ending, idle)
+                if message is not None:
+                    await self._pass_on(message, conversation)
+                elif ending.done():
                     await conversation.finish()
-                    if ending.done():
-                        return COME_AGAIN, ending.result()
+                    return COME_AGAIN, ending.result()
+                else:
+                    await conversation.finish()
                     return GOING_AWAY, f"no message for {idle:g} s (STREAM_IDLE_SECONDS)"
-                await self._pass_on(receiving.result(), conversation)
         except WebSocketDisconnect:
             return GOING_AWAY, ""
         finally:
             ending.cancel()
         return DONE, ""
+
+    async def _next(self, socket: WebSocket, ending: asyncio.Task[str], idle: float) -> Mapping[str, Any] | None:
+        """The client's next message; None: it sends none, for `idle` seconds or at the end."""
+        receiving = asyncio.create_task(socket.receive())
+        if not ending.done():
+            await asyncio.wait({receiving, ending}, timeout=idle, return_when=asyncio.FIRST_COMPLETED)
+        if ending.done():
+            await asyncio.wait({receiving}, timeout=_QUIET_SECONDS)
+        if receiving.done():
+            return receiving.result()
+        receiving.cancel()
+        await asyncio.gather(receiving, return_exceptions=True)
+        return None
 
     async def _pass_on(self, message: Mapping[str, Any], conversation: Conversation) -> None:
         if message["type"] == "websocket.disconnect":
@@ -303,6 +337,11 @@ class LiveConnections:
         except TimeoutError:
             return f"connect again: a connection lasts {seconds:g} s (STREAM_SESSION_SECONDS)"
         return "connect again: this pod is shutting down"
+
+
+def _connected(socket: WebSocket) -> bool:
+    """Whether there is somebody to send to: a client that vanished shows when it is sent something."""
+    return socket.client_state is socket.application_state is WebSocketState.CONNECTED
 
 
 def json_object(message: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ With turn detection, as by default, each utterance becomes an item; without, eac
 shapes: `openai.types.realtime`. Conversations with a model (responses, tools, speech out) are not done here.
 """
 
+import contextlib
 import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -108,7 +109,9 @@ class RealtimeConversation(Conversation):
             await self._commit()
 
     async def failed(self, error: ServingError) -> None:
-        """An `error` event."""
+        """What is held becomes an item; an `error` event."""
+        with contextlib.suppress(ServingError):
+            await self.finish()
         await self._error(error, None)
 
     async def _handle(self, event: Mapping[str, Any]) -> None:
@@ -170,7 +173,11 @@ class RealtimeConversation(Conversation):
         if not self._turns:
             item = _new("item")
             await self._committed(item)
-        await self._channels.finish()
+        wrong = None
+        try:
+            await self._channels.finish()
+        except ServingError as error:
+            wrong = error
         if item is not None:
             said, self._said = self._said, []
             failure, self._failure = self._failure, None
@@ -178,6 +185,8 @@ class RealtimeConversation(Conversation):
         self._before += seconds
         self._items.clear()
         self._speaking = None
+        if wrong is not None:
+            raise wrong
 
     async def _clear(self) -> None:
         if self._channels.begun:

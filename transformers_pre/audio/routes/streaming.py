@@ -105,7 +105,8 @@ class StreamingConversation(Conversation):
         self.over = True
 
     async def failed(self, error: ServingError) -> None:
-        """An answer with the error."""
+        """A last answer with the error."""
+        await self._channels.wind_up()
         await self._outbox.send({**self._body(0, []), "error": error.message, "last_message": True})
 
     async def _start(self) -> None:

@@ -84,7 +84,7 @@ class VoskConversation(Conversation):
         if self._error is not None:
             raise self._error
         if self._final:
-            await self._tell_result()
+            await self._outbox.send(self._result())
         else:
             await self._outbox.send({"partial": self._partial})
 
@@ -94,14 +94,15 @@ class VoskConversation(Conversation):
         self.over = True
 
     async def failed(self, error: ServingError) -> None:
-        """The protocol has no errors: an empty result that says so besides."""
-        await self._outbox.send({"text": "", "error": error.message})
+        """The protocol has no errors: a result that says so besides."""
+        await self._channels.wind_up()
+        await self._outbox.send({**self._result(), "error": error.message})
 
     async def _finish(self) -> None:
         await self._channels.finish()
         if self._error is not None:
             raise self._error
-        await self._tell_result()
+        await self._outbox.send(self._result())
 
     def _configure(self, config: Any) -> None:
         if not isinstance(config, dict):
@@ -136,7 +137,8 @@ class VoskConversation(Conversation):
             case Failed(error):
                 self._error = error
 
-    async def _tell_result(self) -> None:
+    def _result(self) -> dict[str, Any]:
+        """What has become final since the last result."""
         segments, self._final = self._final, []
         self._partial = ""
         body = formats.kaldi_body(segments)
@@ -147,7 +149,7 @@ class VoskConversation(Conversation):
             body = {"text": body["text"]}
         if self._alternatives > 0:
             body = {"alternatives": [{"confidence": sum(confidences) / max(1, len(confidences)), **body}]}
-        await self._outbox.send(body)
+        return body
 
 
 def router(

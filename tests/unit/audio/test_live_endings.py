@@ -1,0 +1,151 @@
+"""How live connections end: what was said before is told, whatever ends them."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from starlette.websockets import WebSocket
+
+from serving.errors import ServingError
+from serving.middleware import Drain
+from tests.streams import EOF, RATE, answers, chunk, connected, pcm16, realtime, send
+from tests.unit.audio.live import SPEECH, LivePod, live_pod
+from transformers_pre.audio.routes.live import Conversation, LiveConnections, Outbox
+from transformers_pre.audio.settings import AudioSettings
+
+
+def text(answer: Mapping[str, Any]) -> str:
+    return str(answer.get("data", answer).get("text", ""))
+
+
+@pytest.mark.parametrize("path", ["/ws", "/vosk"])
+@pytest.mark.parametrize(
+    ("messages", "says"),
+    [
+        (['{"config": {}}'], "'config' comes before the first samples"),
+        (['{"hello": 1}'], 'send {"config": {…}}'),
+        ([b"a", EOF], "into a sample of 2 bytes"),
+    ],
+)
+async def test_words_before_a_mistake_are_told(pod: LivePod, path: str, messages: list[Any], says: str) -> None:
+    async with connected(pod.url(path), {"sample_rate": RATE}) as socket:
+        await send(socket, pcm16(SPEECH[: 2 * RATE]))
+        for message in messages:
+            await socket.send(message)
+        *before, last = await answers(socket)
+    assert says in last["error"]
+    assert not any(answer.get("error") for answer in before)
+    assert any(text(answer) for answer in (*before, last))
+
+
+async def test_words_before_the_limit_are_told() -> None:
+    async with live_pod(stream_partial_seconds=0, stream_max_seconds=2) as pod:
+        config = {"sample_rate": RATE, "wait_null_answers": False}
+        async with connected(pod.url("/ws"), config) as socket:
+            reading = asyncio.create_task(answers(socket))
+            await send(socket, pcm16(SPEECH[: 2 * RATE + 1600]))
+            first, last = await reading
+    assert (first["error"], bool(text(first))) == (None, True)
+    assert "STREAM_MAX_SECONDS" in last["error"]
+
+
+@pytest.mark.parametrize("turns", [None, {"type": "server_vad"}])
+async def test_words_before_half_a_sample_are_told_to_openais_client(pod: LivePod, turns: Any) -> None:
+    audio = {"input": {"format": {"type": "audio/pcm", "rate": RATE}, "turn_detection": turns}}
+    said = []
+    async with realtime(f"http://{pod.address}") as connection, asyncio.timeout(20):
+        await connection.session.update(session={"type": "transcription", "audio": audio})  # type: ignore[arg-type]
+        await connection.input_audio_buffer.append(audio=chunk(SPEECH[: 2 * RATE]))
+        await connection.input_audio_buffer.append(audio="YQ==")
+        await connection.input_audio_buffer.commit()
+        async for event in connection:
+            if event.type == "conversation.item.input_audio_transcription.completed":
+                said.append(event.transcript)
+            if event.type == "error":
+                assert "into a sample of 2 bytes" in event.error.message
+                break
+    assert any(said)
+
+
+class Echo(Conversation):
+    """Answers each message twice."""
+
+    def __init__(self, outbox: Outbox):
+        self._outbox = outbox
+        self.heard: list[str] = []
+        self.finished = False
+
+    async def __aexit__(self, *_exception: object) -> None: ...
+
+    async def text(self, message: str) -> None:
+        self.heard.append(message)
+        for _ in range(2):
+            await self._outbox.send({"heard": message})
+
+    async def binary(self, data: bytes) -> None: ...
+
+    async def finish(self) -> None:
+        self.finished = True
+
+    async def failed(self, error: ServingError) -> None: ...
+
+
+def scripted(messages: asyncio.Queue[dict[str, Any]], sent: list[Any], *, vanished: bool = False) -> WebSocket:
+    """A socket whose client sends `messages`; one that has vanished is noticed when it is sent something."""
+
+    async def deliver(message: Mapping[str, Any]) -> None:
+        if vanished and message["type"] == "websocket.send":
+            raise OSError("the client is gone")
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/", "headers": [], "extensions": {}}
+    return WebSocket(scope, messages.get, deliver)  # type: ignore[arg-type]
+
+
+def client_messages(*texts: str) -> asyncio.Queue[dict[str, Any]]:
+    queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    queue.put_nowait({"type": "websocket.connect"})
+    for said in texts:
+        queue.put_nowait({"type": "websocket.receive", "text": said})
+    return queue
+
+
+async def test_what_has_arrived_when_the_pod_stops_is_taken() -> None:
+    drain = Drain()
+    drain.begin()
+    sent: list[Any] = []
+    socket = scripted(client_messages("one", "two", "three"), sent)
+    echo = Echo(Outbox(socket))
+    await LiveConnections(AudioSettings(model_name="speech"), drain).serve(socket, echo)
+    assert (echo.heard, echo.finished) == (["one", "two", "three"], True)
+    assert (sent[-1]["type"], sent[-1]["code"]) == ("websocket.close", 1012)
+
+
+async def test_a_client_that_sends_without_end_does_not_keep_a_pod_that_stops() -> None:
+    drain = Drain()
+    drain.begin()
+    messages = client_messages("first")
+
+    class Endless(Echo):
+        async def text(self, message: str) -> None:
+            self.heard.append(message)
+            messages.put_nowait({"type": "websocket.receive", "text": "more"})
+
+    sent: list[Any] = []
+    socket = scripted(messages, sent)
+    endless = Endless(Outbox(socket))
+    await asyncio.wait_for(LiveConnections(AudioSettings(model_name="speech"), drain).serve(socket, endless), 10)
+    assert endless.finished
+    assert sent[-1]["code"] == 1012
+
+
+async def test_a_client_that_vanished_is_not_written_to_again() -> None:
+    messages = client_messages("one", "two")
+    messages.put_nowait({"type": "websocket.disconnect", "code": 1006})
+    sent: list[Any] = []
+    socket = scripted(messages, sent, vanished=True)
+    echo = Echo(Outbox(socket))
+    await LiveConnections(AudioSettings(model_name="speech"), Drain()).serve(socket, echo)
+    assert echo.heard == ["one", "two"]
+    assert [message["type"] for message in sent] == ["websocket.accept"]
