@@ -71,7 +71,9 @@ async def test_a_transformer_that_stops_says_so_in_time(start_pod: StartPod) -> 
         reading = asyncio.create_task(answers(socket))
         await send(socket, pcm16(SPEECH[: -RATE // 2]))
         # What the pod has taken in is told to the end; what still was on its way, the client sends to the next one.
-        await asyncio.to_thread(transformer.until, lambda: taken(transformer) >= len(SPEECH) / RATE - 0.501, "all of it")
+        await asyncio.to_thread(
+            transformer.until, lambda: taken(transformer) >= len(SPEECH) / RATE - 0.501, "all of it"
+        )
         transformer.send(signal.SIGTERM)
         *finals, last = await reading
         assert (socket.close_code, "connect again" in socket.close_reason) == (1012, True)

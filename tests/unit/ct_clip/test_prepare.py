@@ -33,7 +33,9 @@ def test_a_bundle_gives_what_the_file_had(folder: Path) -> None:
     encoder = text.TextEncoder.of("", source.text, TINY.text_heads)
     assert read.texts is not None
     anew = encoder(*text.encoded(made, heads.texts(heads.PATHOLOGIES)))
-    torch.testing.assert_close(read.texts.flatten(0, 1), anew)  # how a product is summed may differ with the processor's load
+    torch.testing.assert_close(
+        read.texts.flatten(0, 1), anew
+    )  # how a product is summed may differ with the processor's load
     assert read.text is None  # unless it is asked for
     assert bundle.read(folder / "models" / "supervised.safetensors").labels == FINDINGS
 
