@@ -26,7 +26,6 @@ from serving.contracts.asr import AsrInput, AsrResult, Samples, Word
 from serving.errors import PredictorUnavailable
 
 if TYPE_CHECKING:
-    from transformers import WhisperFeatureExtractor
     from vllm import SamplingParams
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -50,7 +49,6 @@ class VllmRecognizer:
         self._numbers = itertools.count()
         self._engine: AsyncLLM
         self._tokens: Tokens
-        self._features: WhisperFeatureExtractor
         self._fault = ""
         self._windows = math.ceil(settings.max_num_seqs * _AHEAD)
         self._room = asyncio.Semaphore(self._windows)
@@ -72,12 +70,10 @@ class VllmRecognizer:
         arguments = vllm_engine.arguments(settings, folder, device, self._tokens.rules)
         os.environ.update(vllm_engine.compilation(arguments, device))
 
-        from transformers import WhisperFeatureExtractor  # noqa: PLC0415  # heavy libraries are imported when they are needed
-        from vllm import AsyncEngineArgs  # noqa: PLC0415
+        from vllm import AsyncEngineArgs  # noqa: PLC0415  # heavy libraries are imported when they are needed
         from vllm.usage.usage_lib import UsageContext  # noqa: PLC0415
         from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
 
-        self._features = WhisperFeatureExtractor.from_pretrained(folder)
         # As a server, by which vLLM chooses how many windows a step may begin with.
         try:
             self._engine = AsyncLLM.from_engine_args(
@@ -130,16 +126,16 @@ class VllmRecognizer:
             language, probability = await self._listen(audio)
             window = replace(window, language=language, language_probability=probability)
         decoding = await self._climb(window, audio)
-        spans = await self._spans(window, decoding)
+        spans = await self._spans(window, audio, decoding)
         return window_result(window, spans, decoding, self._tokens.vocabulary)
 
-    async def _spans(self, window: Window, decoding: Decoding) -> list[Span]:
+    async def _spans(self, window: Window, audio: Any, decoding: Decoding) -> list[Span]:
         if decoding.is_silence(self._limits):
             return []
         spans = split(decoding.tokens, self._tokens.vocabulary, window.duration)
         if not spans or not window.is_aligned:
             return spans
-        return without_tail(with_words(spans, await self._align(window, spans, decoding), window.duration))
+        return without_tail(with_words(spans, await self._align(window, audio, spans, decoding), window.duration))
 
     async def _start(self) -> None:
         """Has the worker keep as many encodings as there are windows between their first request and their last."""
@@ -196,7 +192,7 @@ class VllmRecognizer:
             if (
                 decoding.is_repetitive(self._limits)
                 and window.is_aligned
-                and (spans := await self._spans(window, decoding))
+                and (spans := await self._spans(window, audio, decoding))
             ):
                 # Often the repetition is at the end, where no audio is left for it.
                 decoding = shortened(decoding, spans, self._tokens.vocabulary)
@@ -315,14 +311,14 @@ class VllmRecognizer:
         assert last is not None  # noqa: S101  # a request ends with an output
         return last
 
-    async def _align(self, window: Window, spans: Sequence[Span], decoding: Decoding) -> list[list[Word]]:
+    async def _align(self, window: Window, audio: Any, spans: Sequence[Span], decoding: Decoding) -> list[list[Word]]:
         """The words of each span, timed by how the decoder looks at the audio while it says them."""
         tokens, end = self._tokens, self._tokens.end
         texts = [[token for token in span.tokens if token < end] for span in spans]
         said = [token for text in texts for token in text]
         before = tokens.prompt(replace(window, previous=(), timestamps=False))
         frames = max(1, math.ceil(window.duration * _FRAMES_PER_SECOND))
-        features = await asyncio.to_thread(self._log_mel, window.samples)
+        features = _log_mel(audio)
         rows, columns, data = await self._call_worker(
             "whisper_align",
             features.tobytes(),
@@ -350,7 +346,8 @@ class VllmRecognizer:
             place += len(text)
         return alignment.without_pauses(found)
 
-    def _log_mel(self, samples: Samples) -> Any:
-        """Features [mels, 3000] as vLLM's own processor makes them, to the bit: their encoding is there already."""
-        made = self._features(samples, sampling_rate=16_000, return_tensors="np")
-        return np.ascontiguousarray(made["input_features"][0], np.float32)
+
+def _log_mel(audio: Any) -> Any:
+    """Features [mels, 3000] of a rendered window: to the bit those whose encoding is there already."""
+    (item,) = audio["decoder_prompt"]["mm_kwargs"]["audio"]
+    return item["input_features"].data.float().numpy()

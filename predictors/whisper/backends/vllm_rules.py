@@ -38,15 +38,14 @@ class WhisperRules(LogitsProcessor):  # type: ignore[misc]  # vllm's types are n
         self._rules = Rules.from_config(vllm_config.additional_config)
         self._device = device
         self._requests: dict[int, _Request] = {}
-        size = vllm_config.model_config.get_vocab_size()
-        self._columns = torch.arange(size, device=device)
-        self._never = self._mask(size, self._rules.never)
-        self._not_first = self._mask(size, self._rules.not_first)
+        self._steps = torch.arange(
+            vllm_config.model_config.get_vocab_size() - self._rules.first_timestamp, device=device
+        )
+        self._never = self._tensor(self._rules.never)
+        self._not_first = self._tensor(self._rules.not_first)
 
-    def _mask(self, size: int, tokens: Sequence[int]) -> torch.Tensor:
-        mask = torch.zeros(size, dtype=torch.bool)
-        mask[list(tokens)] = True
-        return mask.to(self._device)
+    def _tensor(self, numbers: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=self._device)
 
     def is_argmax_invariant(self) -> bool:
         """Masks change what is most probable."""
@@ -75,25 +74,23 @@ class WhisperRules(LogitsProcessor):  # type: ignore[misc]  # vllm's types are n
         return logits
 
     def _filter(self, logits: torch.Tensor, requests: Sequence[_Request]) -> None:
-        rules, columns = self._rules, self._columns
-        first_timestamp = rules.first_timestamp
+        """In as few passes over the vocabulary as it takes: this comes between all steps of all requests."""
+        first, nothing = self._rules.first_timestamp, -torch.inf
         bounds = [
-            (
-                not request.said,
-                request.timestamps,
-                *rules.bounds(request.said, len(columns), timestamps=request.timestamps),
-            )
+            self._rules.bounds(request.said, first + len(self._steps), timestamps=request.timestamps)
             for request in requests
         ]
-        said_nothing, with_times, text_from, times_from, times_to = (
-            torch.tensor(column, device=self._device).unsqueeze(1) for column in zip(*bounds, strict=True)
-        )
-        is_time = columns >= first_timestamp
-        masked = self._never | (said_nothing & self._not_first) | (columns < text_from)
-        masked = masked | (is_time & ((columns < times_from) | (columns >= times_to)))
-        masked = masked | (with_times & (columns == rules.no_timestamps))
-        logits.masked_fill_(masked, -torch.inf)
+        times_from, times_to = (self._tensor([bound[part] - first for bound in bounds]).unsqueeze(1) for part in (1, 2))
+        text, times = logits[:, :first], logits[:, first:]
+        text.index_fill_(1, self._never, nothing)
+        for row, (request, (text_from, _, _)) in enumerate(zip(requests, bounds, strict=True)):
+            if text_from:
+                text[row, :text_from] = nothing
+            if not request.said:
+                text[row].index_fill_(0, self._not_first, nothing)
+        times.masked_fill_((self._steps < times_from) | (self._steps >= times_to), nothing)
+        with_times = torch.tensor([request.timestamps for request in requests], device=self._device).unsqueeze(1)
+        text[:, self._rules.no_timestamps].masked_fill_(with_times[:, 0], nothing)
         # A time is said when all times together are more probable than any one text token.
-        times = logits[:, first_timestamp:].logsumexp(dim=1, keepdim=True)
-        text = logits[:, :first_timestamp].amax(dim=1, keepdim=True)
-        logits.masked_fill_(with_times & (times > text) & ~is_time, -torch.inf)
+        more = times.logsumexp(dim=1, keepdim=True) > text.amax(dim=1, keepdim=True)
+        text.masked_fill_(with_times & more, nothing)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from predictors.whisper.backends.vllm import VllmRecognizer
 from predictors.whisper.segments import Vocabulary
@@ -97,7 +98,8 @@ class Engine:
         self.cancelled_calls = 0
 
     async def render_cmpl_async(self, prompts: Sequence[Any]) -> list[dict[str, Any]]:
-        return [{"decoder_prompt": {"prompt_token_ids": [START]}} for _ in prompts]
+        features = {"input_features": SimpleNamespace(data=torch.zeros(80, 3000))}
+        return [{"decoder_prompt": {"prompt_token_ids": [START], "mm_kwargs": {"audio": [features]}}} for _ in prompts]
 
     async def collective_rpc(self, method: str, args: tuple[Any, ...] = ()) -> list[Any]:
         if method in self.fails_at:
@@ -130,8 +132,7 @@ def recogniser(engine: Engine, **settings: Any) -> VllmRecognizer:
     """The backend on a fake."""
     defaults: dict[str, Any] = {"backend": "vllm", "beam_size": 1, "temperatures": (0.0, 0.2, 0.4), "max_num_seqs": 1}
     made = VllmRecognizer(WhisperSettings(**{**defaults, **settings}))
-    features = {"input_features": np.zeros((1, 80, 3000), np.float32)}
-    for name, value in {"_engine": engine, "_tokens": tokens(), "_features": lambda *_, **__: features}.items():
+    for name, value in {"_engine": engine, "_tokens": tokens()}.items():
         setattr(made, name, value)
     return made
 
