@@ -19,6 +19,7 @@ LEAK = 0.1
 FEED_FORWARD = 4 * 2 / 3
 """Width of the feed-forward layers, in widths of the model, rounded down."""
 _SEARCHED = 1024  # tokens whose similarity to the whole codebook is in memory at a time: 34 MB at 8192 entries
+_FED = 4608  # tokens whose widened layers are in memory at a time, a third of a volume's: 100 MB
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ class Encoder(nn.Module):
         self.temporal = Transformer(config, config.temporal_depth)
         self.codebook = nn.Parameter(torch.randn(config.codebook, config.dim))
         self.to_latent = nn.Linear(config.grid[0] * config.grid[1] * config.dim, config.latent, bias=False)
-        self.register_buffer("bias", torch.empty(0), persistent=False)
-        self.register_buffer("directions", torch.empty(0), persistent=False)
+        nothing = torch.empty(0, device="cpu")  # also where the weights are made on no device at all
+        self.register_buffer("bias", nothing, persistent=False)
+        self.register_buffer("directions", nothing, persistent=False)
 
     @torch.inference_mode()
     def prepare(self) -> "Encoder":
@@ -197,9 +199,12 @@ class Layer(nn.Module):
         """As `Transformer.forward`."""
         rows = rows + self._positions(rows, shape)
         rows = rows + self.attention(rows, bias)
-        value, gate = self.widen(self.norm(rows)).chunk(2, -1)
-        widened: Tensor = self.narrow(functional.gelu(gate) * value)
-        return rows + widened
+        return rows + torch.cat([self._fed(part) for part in rows.flatten(0, 1).split(_FED)]).view(rows.shape)
+
+    def _fed(self, tokens: Tensor) -> Tensor:
+        value, gate = self.widen(self.norm(tokens)).chunk(2, -1)
+        fed: Tensor = self.narrow(functional.gelu(gate).mul_(value))
+        return fed
 
     def _positions(self, rows: Tensor, shape: torch.Size) -> Tensor:
         """A convolution over the volume's neighbours, that sees slabs before it only.

@@ -3,6 +3,7 @@
 torch is imported in `load`. Not here: the files (`bundle.py`), the arithmetic (`encoder.py`, `heads.py`, `risk.py`).
 """
 
+import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,6 +64,8 @@ class CtReader:
         if settings.dtype != "float32" and self.device == "cpu":
             raise ValueError(f"DTYPE={settings.dtype} is for GPUs; on CPU it computes in float32")
         torch.set_num_threads(settings.threads())
+        # Volumes lie in the request's body, which cannot be written to; they are only read.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         if settings.model_id == demo_weights.NAME:
             self._folder = demo_weights.folder()
         for name in FILES:
@@ -96,6 +99,8 @@ class CtReader:
         return file if named is not None or file.is_file() else None
 
     def _add(self, file: Path) -> None:
+        import torch  # noqa: PLC0415
+
         from predictors.ct_clip import bundle  # noqa: PLC0415
         from predictors.ct_clip.encoder import Encoder  # noqa: PLC0415
 
@@ -106,7 +111,8 @@ class CtReader:
         if shared:
             encoder = shared[0].encoder
         else:
-            encoder = Encoder(read.config)
+            with torch.device("meta"):  # no random weights in memory besides the bundle's
+                encoder = Encoder(read.config)
             encoder.load_state_dict(dict(read.image), assign=True)
             encoder.eval().to(self.device).prepare()
         served = replace(
@@ -188,7 +194,9 @@ class CtReader:
         explained = any(item.options.explain for item in items)
         if explained or any(item.prompts for item in items):
             needed.add(str(self._by_text()))
-        volumes = torch.from_numpy(np.stack([item.volume for item in items])).to(self.device)
+        each_volume = [torch.from_numpy(np.require(item.volume, requirements="A")).to(self.device) for item in items]
+        # A single volume is read where it lies, all 221 MB of it.
+        volumes = torch.stack(each_volume) if len(items) > 1 else each_volume[0][None]
         encodings: dict[int, Encoding] = {}
         scores: dict[str, Floats] = {}
         with torch.inference_mode():
