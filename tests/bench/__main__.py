@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import boundaries, caption, ct_clip, ct_volume, cuts, hop, live, live_cuts, service, vllm
+from tests.bench import boundaries, caption, ct_clip, ct_queue, ct_volume, cuts, hop, live, live_cuts, service, vllm
 from tests.bench.report import CLUSTER, Section, find
 from tests.services import whisper
 
@@ -42,7 +42,7 @@ BENCHES: dict[str, Callable[[], list[Section]]] = {
     "live": lambda: [live.run(), live_cuts.run()],
     "hop": lambda: [hop.run()],
     "ct-volume": lambda: [ct_volume.run()],
-    "ct-clip": lambda: [ct_clip.run()],
+    "ct-clip": lambda: [ct_clip.run(), ct_queue.run()],
 }
 
 

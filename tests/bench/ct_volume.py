@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import pydicom
 
 from tests import ct_reference, ct_series
+from tests.bench.memory import Peak
 from tests.bench.report import Section
 from transformers_pre.dicom.limits import StudyLimits
 from transformers_pre.dicom.reader import StudyReader
@@ -175,29 +175,15 @@ def seconds(way: str, path: Path, out: Path) -> float:
 
 def peak_mb(way: str, path: Path, out: Path) -> float:
     """The most memory that one way takes, in a process of its own."""
-    peak = 0
-    with subprocess.Popen(_command(way, path, out), stdout=subprocess.DEVNULL) as process:
-        watched = psutil.Process(process.pid)
-        while process.poll() is None:
-            peak = max(peak, _held(watched))
-            time.sleep(0.02)
+    with subprocess.Popen(_command(way, path, out), stdout=subprocess.DEVNULL) as process, Peak(process.pid) as peak:
+        process.wait()
     if process.returncode:
         raise RuntimeError(f"the way {way} failed")
-    return peak / 1e6
+    return peak.mb
 
 
 def _command(way: str, path: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "tests.bench.ct_volume", way, str(path), str(out)]
-
-
-def _held(process: psutil.Process) -> int:
-    total = 0
-    try:
-        for one in [process, *process.children(recursive=True)]:
-            total += one.memory_full_info().pss
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return 0
-    return total
 
 
 def run() -> Section:
