@@ -1,7 +1,7 @@
-"""`python -m serving.local NAME [--port P]`: the transformer and the predictor of a service on this machine, no cluster.
+"""`python -m serving.local NAME [--host H] [--port P]`: both pods of a service on this machine, no cluster.
 
 NAME is a folder in `predictors/`; its `service.toml` says which transformer goes with it and its settings for a local
-run. Both processes' logs come out prefixed; `ready http://127.0.0.1:P` is printed once both are ready; TERM, INT
+run. Both processes' logs come out prefixed; `ready http://H:P` is printed once both are ready; TERM, INT
 and HUP stop both, and so does the end of this process, however it comes; if one process dies the other is stopped and its
 exit code becomes ours.
 """
@@ -15,12 +15,14 @@ import signal
 import socket
 import sys
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import httpx
 
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104  # only where it is asked for
 STARTING_SECONDS = 600.0
 STOPPING_SECONDS = 45.0
 LOG_SECONDS = 2.0  # for the rest of the log of a process that has ended
@@ -54,7 +56,7 @@ def services() -> dict[str, Service]:
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 
@@ -116,8 +118,11 @@ async def _until_ready(url: str, deadline: float) -> None:
     raise TimeoutError(f"not ready after {STARTING_SECONDS:g} s")
 
 
-async def run(service: Service, port: int) -> int:
-    """Runs both processes until a signal comes or one ends; the exit code for the shell. Port 0 is a free one."""
+async def run(service: Service, port: int, host: str = LOOPBACK) -> int:
+    """Runs both processes until a signal comes or one ends; the exit code for the shell. Port 0 is a free one.
+
+    The transformer listens on `host`, the predictor on this machine alone.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     heeded = [signal.SIGTERM, signal.SIGINT]
@@ -129,15 +134,19 @@ async def run(service: Service, port: int) -> int:
         loop.add_signal_handler(number, stop.set)
     port = port or _free_port()
     predictor_port = _free_port()
-    common = {"model_name": service.name, "host": "127.0.0.1", "enable_grpc": "false", "workers": 1}
+    common = {"model_name": service.name, "enable_grpc": "false", "workers": 1}
     predictor = await _Child.start(
-        "predictor", f"predictors.{service.name}", {**common, "http_port": predictor_port}, service.predictor_env
+        "predictor",
+        f"predictors.{service.name}",
+        {**common, "host": LOOPBACK, "http_port": predictor_port},
+        service.predictor_env,
     )
-    address = {"http_port": port, "predictor_host": f"127.0.0.1:{predictor_port}"}
+    address = {"host": host, "http_port": port, "predictor_host": f"{LOOPBACK}:{predictor_port}"}
     transformer = await _Child.start("transformer", service.transformer, {**common, **address}, service.transformer_env)
     ended = {asyncio.create_task(child.ended()): child for child in (predictor, transformer)}
     stopped = asyncio.create_task(stop.wait())
-    ready = asyncio.create_task(_both_ready(service.name, port, predictor_port))
+    url = f"http://{LOOPBACK if host == EVERYWHERE else host}:{port}"
+    ready = asyncio.create_task(_both_ready(service.name, f"http://{LOOPBACK}:{predictor_port}", url))
     try:
         await asyncio.wait({*ended, stopped, ready}, return_when=asyncio.FIRST_COMPLETED)
         # Something else may answer on a port that was in use: readiness counts while both processes live.
@@ -145,7 +154,7 @@ async def run(service: Service, port: int) -> int:
             if failure := ready.exception():
                 sys.stderr.write(f"{failure}\n")
                 return 1
-            print(f"ready http://127.0.0.1:{port}", flush=True)  # noqa: T201  # the line that callers wait for
+            print(f"ready {url}", flush=True)  # noqa: T201  # the line that callers wait for
             await asyncio.wait({*ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
             return 0
@@ -161,22 +170,30 @@ async def run(service: Service, port: int) -> int:
         await asyncio.gather(stopped, ready, *ended, return_exceptions=True)
 
 
-async def _both_ready(name: str, port: int, predictor_port: int) -> None:
+async def _both_ready(name: str, *urls: str) -> None:
     deadline = asyncio.get_running_loop().time() + STARTING_SECONDS
-    for each in (predictor_port, port):
-        await _until_ready(f"http://127.0.0.1:{each}/v2/models/{name}/ready", deadline)
+    for url in urls:
+        await _until_ready(f"{url}/v2/models/{name}/ready", deadline)
+
+
+def arguments(known: Iterable[str]) -> argparse.ArgumentParser:
+    """What the command line takes."""
+    parser = argparse.ArgumentParser(prog="python -m serving.local", description="Run a service on this machine.")
+    parser.add_argument("name", metavar="NAME", help=f"a folder of predictors/: {', '.join(known)}")
+    parser.add_argument("--port", type=int, default=8000, help="port of the transformer; 0: a free one")
+    parser.add_argument(
+        "--host", default=LOOPBACK, help=f"IPv4 address that it listens on, {EVERYWHERE} for all; this machine alone"
+    )
+    return parser
 
 
 def main() -> None:
     """Entry point."""
     known = services()
-    parser = argparse.ArgumentParser(prog="python -m serving.local", description="Run a service on this machine.")
-    parser.add_argument("name", metavar="NAME", help=f"a folder of predictors/: {', '.join(known)}")
-    parser.add_argument("--port", type=int, default=8000, help="port of the transformer, on 127.0.0.1; 0: a free one")
-    options = parser.parse_args()
+    options = arguments(known).parse_args()
     if options.name not in known:
         sys.exit(f"there is no service {options.name!r} in predictors/, there are: {', '.join(known)}")
-    sys.exit(asyncio.run(run(known[options.name], options.port)))
+    sys.exit(asyncio.run(run(known[options.name], options.port, options.host)))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from predictors.kaldi_asr.folder import ModelFolder, examine
+from predictors.kaldi_asr.hotwords import phrases
 from predictors.kaldi_asr.settings import KaldiSettings
 from serving.contracts.asr import AsrInput, AsrOptions, AsrResult, Samples, Segment, Word
 from serving.errors import InvalidInput, ServingError
@@ -23,8 +24,11 @@ class Backend(Protocol):
     why_no_hotwords: str
     """What to do for hotwords, where they are not taken."""
 
-    def recognise(self, batch: Sequence[Samples], rate: int, hotwords: str) -> list[tuple[str, list[Word]]]:
-        """Text and words of each window, times in seconds from its start. `batch` has at least one, each of 30 ms or more."""
+    def recognise(self, batch: Sequence[Samples], rate: int, hotwords: Sequence[str]) -> list[tuple[str, list[Word]]]:
+        """Text and words of each window, times in seconds from its start. `batch` has at least one, each of 30 ms or more.
+
+        `hotwords` are phrases to favour, none where they are not taken.
+        """
 
     def close(self) -> None:
         """Frees the model."""
@@ -49,7 +53,7 @@ class KaldiRecognizer:
 
     def batch_key(self, item: AsrInput) -> Hashable:
         """Windows of one sample rate and with the same hotwords share a batch."""
-        return item.options.sample_rate, item.options.hotwords
+        return item.options.sample_rate, item.options.hotwords or None
 
     def run(self, items: Sequence[AsrInput]) -> list[AsrResult | ServingError]:
         """Recognises windows of one batch key. What the model cannot do gets an InvalidInput each."""
@@ -68,7 +72,7 @@ class KaldiRecognizer:
         if planned:
             options = items[planned[0][0]].options
             padded = [self._padded(samples, options.sample_rate) for _, samples in planned]
-            found = self._backend.recognise(padded, options.sample_rate, options.hotwords or "")
+            found = self._backend.recognise(padded, options.sample_rate, phrases(options.hotwords))
             for (index, samples), (text, words) in zip(planned, found, strict=True):
                 duration = len(samples) / options.sample_rate
                 results[index] = _result(text, words, duration, language, items[index].options)
@@ -91,7 +95,7 @@ class KaldiRecognizer:
             raise InvalidInput(
                 f"this model knows the language {own!r} only, got {options.language!r}", param="language"
             )
-        if options.hotwords and not self._backend.takes_hotwords:
+        if phrases(options.hotwords) and not self._backend.takes_hotwords:
             raise InvalidInput(f"hotwords are not taken here: {self._backend.why_no_hotwords}", param="hotwords")
 
 

@@ -43,13 +43,13 @@ class SherpaBackend:
                 f"MODEL_ID={settings.model_id}: sherpa-onnx cannot load the {model.kind}: {reason}"
             ) from None
 
-    def recognise(self, batch: Sequence[Samples], rate: int, hotwords: str) -> list[tuple[str, list[Word]]]:
+    def recognise(self, batch: Sequence[Samples], rate: int, hotwords: Sequence[str]) -> list[tuple[str, list[Word]]]:
         """As `recognizer.Backend`."""
         streams = []
         for samples in batch:
             # Only where they are taken: a greedy search crashes on them, and a CTC model ends the process even at "".
             stream = (
-                self._recognizer.create_stream(hotwords=_phrases(hotwords))
+                self._recognizer.create_stream(hotwords="/".join(hotwords))
                 if hotwords
                 else self._recognizer.create_stream()
             )
@@ -113,11 +113,6 @@ def _check_cuda(libraries: Path) -> None:
         raise ValueError(
             "PROVIDER=CUDA: there is no NVIDIA GPU in this container; give the pod one, or set PROVIDER=CPU"
         )
-
-
-def _phrases(hotwords: str) -> str:
-    """Hotwords as the engine wants them: phrases separated by slashes."""
-    return "/".join(part.strip() for part in hotwords.replace("/", " ").split(",") if part.strip())
 
 
 def _words(result: Any, duration: float) -> tuple[str, list[Word]]:

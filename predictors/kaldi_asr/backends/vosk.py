@@ -33,7 +33,7 @@ class VoskBackend:
         self._new = vosk.KaldiRecognizer
         self._threads = ThreadPoolExecutor(settings.threads(), thread_name_prefix="vosk")
 
-    def recognise(self, batch: Sequence[Samples], rate: int, hotwords: str) -> list[tuple[str, list[Word]]]:
+    def recognise(self, batch: Sequence[Samples], rate: int, hotwords: Sequence[str]) -> list[tuple[str, list[Word]]]:
         """As `recognizer.Backend`."""
         return list(self._threads.map(lambda samples: self._one(samples, rate), batch))
 

@@ -61,3 +61,11 @@ async def test_vosk_mistakes_are_told(pod: LivePod, message: str, says: str) -> 
         (answer,) = await answers(socket)
         assert (answer["text"], socket.close_code) == ("", 1007)
         assert says in answer["error"]
+
+
+async def test_a_list_of_phrases_is_never_cut(pod: LivePod) -> None:
+    async with connected(pod.url("/vosk")) as socket:
+        await socket.send(json.dumps({"config": {"phrase_list": ["город", "дорога"] * 300}}))
+        (answer,) = await answers(socket)
+    assert "4000 are accepted" in answer["error"]
+    assert socket.close_code == 1009

@@ -133,6 +133,26 @@ def test_hotwords_are_taken_by_beams() -> None:
     assert jiwer.wer(said, texts(favoured)) <= 2 * MOST_ERRORS
 
 
+@pytest.mark.parametrize(
+    "hotwords", ["да :x", "да :", ":1.5", "да :1e400", "да :-5, нет", "да #0.5", "@имя", "привет\n:x"]
+)
+def test_marks_of_the_engine_in_hotwords_are_refused_for_that_window_alone(hotwords: str) -> None:
+    beams = loaded("vosk5", decoding_method="modified_beam_search")
+    (refused,) = beams.run([AsrInput(sentence(5)[1], AsrOptions(hotwords=hotwords))])
+    assert isinstance(refused, InvalidInput)
+    assert (refused.param, "HOTWORDS_SCORE" in refused.message) == ("hotwords", True)
+
+
+@pytest.mark.parametrize(
+    "hotwords", [",", " / ", "да\nпривет", "день\0дым", "hello, 日本, <blk>, <unk>, ▁", "да, " * 900, "н" * 4000]
+)
+def test_any_other_hotwords_do_no_harm(hotwords: str) -> None:
+    beams = loaded("vosk5", decoding_method="modified_beam_search")
+    said, sound = sentence(5)
+    (result,) = heard(beams, [sound], hotwords=hotwords)
+    assert jiwer.wer(said, result.text) <= 2 * MOST_ERRORS
+
+
 @pytest.fixture(scope="module")
 def classic() -> Iterator[KaldiRecognizer]:
     found = engine(KaldiSettings(model_id=str(CLASSIC), language="ko", num_threads=2))

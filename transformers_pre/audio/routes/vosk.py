@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, WebSocket
 
 from serving.contracts.asr import MAX_TEXT, AsrOptions
-from serving.errors import InvalidInput, ServingError
+from serving.errors import InvalidInput, ServingError, TooLarge
 from transformers_pre.audio import formats
 from transformers_pre.audio.container_stream import ContainerPool
 from transformers_pre.audio.merge import TranscriptSegment
@@ -125,7 +125,14 @@ class VoskConversation(Conversation):
         if phrases is not None:
             if not isinstance(phrases, list) or not all(isinstance(phrase, str) for phrase in phrases):
                 raise InvalidInput("'phrase_list' must be a list of texts", param="phrase_list")
-            self._hotwords = ", ".join(phrase for phrase in phrases if phrase != "[unk]")[:MAX_TEXT] or None
+            hotwords = ", ".join(phrase for phrase in phrases if phrase != "[unk]")
+            if len(hotwords) > MAX_TEXT:
+                raise TooLarge(
+                    f"'phrase_list' has {len(hotwords)} characters, at most {MAX_TEXT} are accepted",
+                    code="phrase_list_too_long",
+                    param="phrase_list",
+                )
+            self._hotwords = hotwords or None
 
     async def _tell(self, _channel: int, update: Update) -> None:
         match update:
