@@ -144,7 +144,8 @@ def test_marks_of_the_engine_in_hotwords_are_refused_for_that_window_alone(hotwo
 
 
 @pytest.mark.parametrize(
-    "hotwords", [",", " / ", "да\nпривет", "день\0дым", "hello, 日本, <blk>, <unk>, ▁", "да, " * 900, "н" * 4000]
+    "hotwords",
+    [",", " / ", "да\nпривет", "день\0дым", "hello, 日本, <blk>, <unk>, ▁", "да, " * 900, "н" * 4000],  # noqa: RUF001  # Russian
 )
 def test_any_other_hotwords_do_no_harm(hotwords: str) -> None:
     beams = loaded("vosk5", decoding_method="modified_beam_search")
