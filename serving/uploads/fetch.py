@@ -3,7 +3,7 @@
 A client chooses the link, so whatever this pod could reach and the client could not must stay out of reach (SSRF). One
 choke point sees every connection, those of redirects included: the host is resolved once, all of its addresses are
 checked, and the connection goes to one of the checked addresses, so that a name cannot point elsewhere the second time.
-TLS still checks the host's name. Proxies and credentials play no part.
+TLS still checks the host's name. Proxies play no part, nor do credentials, but those that a caller has for the link's own origin.
 """
 
 import asyncio
@@ -104,7 +104,14 @@ async def fetch(url: str, limits: FetchLimits) -> BinaryIO:
         return await file.finish()
 
 
-async def download(url: str, limits: FetchLimits, sink_for: Callable[[str], Sink], *, accept: str = "*/*") -> None:
+async def download(
+    url: str,
+    limits: FetchLimits,
+    sink_for: Callable[[str], Sink],
+    *,
+    accept: str = "*/*",
+    authorization: str = "",
+) -> None:
     """Downloads an answer, past the guard, into what takes it in. Raises as `fetch` does, and as the sink does.
 
     Args:
@@ -112,10 +119,11 @@ async def download(url: str, limits: FetchLimits, sink_for: Callable[[str], Sink
         limits: of the link and the answer.
         sink_for: what takes an answer of a content type in; it may refuse.
         accept: media types that the server is asked for.
+        authorization: the header of that name, for the link's own origin; a redirect to another goes without.
     """
     try:
         async with asyncio.timeout(limits.timeout_seconds):
-            await _download(_checked(url, limits), limits, sink_for, accept)
+            await _download(_checked(url, limits), limits, sink_for, accept, authorization)
     except TimeoutError:
         raise DeadlineExceeded(
             f"fetching the link takes longer than {limits.timeout_seconds:g} s, the limit here (URL_TIMEOUT_SECONDS)",
@@ -127,7 +135,10 @@ async def download(url: str, limits: FetchLimits, sink_for: Callable[[str], Sink
         ) from None
 
 
-async def _download(url: httpx.URL, limits: FetchLimits, sink_for: Callable[[str], Sink], accept: str) -> None:
+async def _download(
+    url: httpx.URL, limits: FetchLimits, sink_for: Callable[[str], Sink], accept: str, authorization: str
+) -> None:
+    trusted = _origin(url)
     async with httpcore.AsyncConnectionPool(
         ssl_context=_tls(), network_backend=_GuardedNetwork(limits.allow)
     ) as connections:
@@ -140,6 +151,7 @@ async def _download(url: httpx.URL, limits: FetchLimits, sink_for: Callable[[str
                     "User-Agent": "sonotome",
                     "Accept": accept,
                     "Accept-Encoding": "identity",
+                    **({"Authorization": authorization} if authorization and _origin(url) == trusted else {}),
                 },
             ) as response:
                 headers = {name.lower(): value for name, value in response.headers}
@@ -155,6 +167,10 @@ async def _download(url: httpx.URL, limits: FetchLimits, sink_for: Callable[[str
         f"the link redirects more than {limits.max_redirects} times, the limit here (URL_MAX_REDIRECTS)",
         code="url_redirects",
     )
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
 
 
 def _checked(text: str, limits: FetchLimits, base: httpx.URL | None = None) -> httpx.URL:

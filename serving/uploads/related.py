@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def fetch_parts(
-    url: str, accept: str, link: FetchLimits, parts: FormLimits
+    url: str, accept: str, link: FetchLimits, parts: FormLimits, authorization: str = ""
 ) -> tuple[BinaryIO, tuple[range, ...]]:
     """Downloads the files of an answer. The caller closes the one that holds them; when this raises, nothing is left.
 
@@ -27,6 +27,7 @@ async def fetch_parts(
         accept: the media type that is asked for.
         link: limits of the link.
         parts: limits of the answer's parts: how many, and how much besides their own bytes.
+        authorization: as `download` takes it.
 
     Returns:
         What the files hold, one behind the other, and each file's own bytes in it.
@@ -36,7 +37,7 @@ async def fetch_parts(
     """
     with Spool(link.max_upload_bytes) as spool:
         answer = _Answer(spool, parts)
-        await download(url, link, answer.begin, accept=accept)
+        await download(url, link, answer.begin, accept=accept, authorization=authorization)
         return await answer.finish(), tuple(answer.parts)
 
 

@@ -9,8 +9,8 @@ from transformers_pre.dicom.settings import DicomSettings
 
 ACCEPT: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """Files as the server has them: what it would transcode, the reader decodes as well."""
-_UID = r"[0-9.]{1,64}"
-_PATH = re.compile(rf"[^?#]*/studies/{_UID}(/series/{_UID})?/?", re.ASCII)
+_UID = r"(?=[0-9.]{1,64}(/|$))[0-9]+(\.[0-9]+)*"
+_RESOURCE = rf"/studies/{_UID}(/series/{_UID})?/?"
 
 
 async def fetch(url: str, settings: DicomSettings) -> tuple[BinaryIO, tuple[range, ...]]:
@@ -23,10 +23,13 @@ async def fetch(url: str, settings: DicomSettings) -> tuple[BinaryIO, tuple[rang
         raise InvalidInput(
             "this pod fetches nothing from DICOMweb servers (DICOMWEB)", code="no_dicomweb", param="dicomweb"
         )
-    if not _PATH.fullmatch(url):
+    root = settings.dicomweb_root.rstrip("/")
+    if not re.fullmatch((re.escape(root) or "[^?#]*") + _RESOURCE, url, re.ASCII):
+        here = root or "…"
         raise InvalidInput(
-            "dicomweb must be the address of a study or series: …/studies/UID or …/studies/UID/series/UID",
+            f"dicomweb must be the address of a study or series: {here}/studies/UID or {here}/studies/UID/series/UID",
             code="bad_url",
             param="dicomweb",
         )
-    return await fetch_parts(url, ACCEPT, settings.fetch_limits(), settings.form_limits())
+    authorization = settings.dicomweb_authorization.get_secret_value()
+    return await fetch_parts(url, ACCEPT, settings.fetch_limits(), settings.form_limits(), authorization)

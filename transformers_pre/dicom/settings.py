@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from serving.hardware import usable_cores
 from serving.settings import MIB
@@ -62,6 +62,11 @@ class DicomSettings(UploadSettings):
     dicomweb: bool = False
     """Whether `/predict` takes `{"dicomweb": …}`, the address of a study or series at a DICOMweb server (WADO-RS). What is said
     of links holds for it: private addresses want URL_ALLOW."""
+    dicomweb_root: str = Field("", pattern=r"^(https?://[^\s?#@]+)?$")
+    """Address of the one DICOMweb server that studies may come from, up to its `/studies`; empty allows any."""
+    dicomweb_authorization: SecretStr = SecretStr("")
+    """`Authorization` header for the server at DICOMWEB_ROOT, such as `Basic …` or `Bearer …`; a redirect to another host goes
+    without it."""
 
     @model_validator(mode="after")
     def _studies_fit(self) -> Self:
@@ -71,6 +76,13 @@ class DicomSettings(UploadSettings):
             raise ValueError(
                 f"MAX_INSTANCES is {self.max_instances}, STUDY_VOLUMES and STUDY_QUEUE together take {taken} studies"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _credentials_have_an_owner(self) -> Self:
+        """A client chooses the address: credentials must not go wherever it points."""
+        if self.dicomweb_authorization.get_secret_value() and not self.dicomweb_root:
+            raise ValueError("DICOMWEB_AUTHORIZATION needs DICOMWEB_ROOT, the server that it is for")
         return self
 
     def form_limits(self) -> FormLimits:

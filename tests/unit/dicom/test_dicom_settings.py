@@ -62,6 +62,8 @@ def test_a_request_with_most_studies_finds_places_for_them() -> None:
         ("--min_slices=1", "MIN_SLICES: Input should be greater than or equal to 2"),
         ("--study_queue=0", "STUDY_QUEUE: Input should be greater than or equal to 1"),
         ("--decode_memory_bytes=0", "DECODE_MEMORY_BYTES: Input should be greater than 0"),
+        ("--dicomweb_authorization=Basic abc", "DICOMWEB_AUTHORIZATION needs DICOMWEB_ROOT"),
+        ("--dicomweb_root=pacs.example.org", "DICOMWEB_ROOT: String should match"),
         ("--dicomweb=perhaps", "DICOMWEB: Input should be a valid boolean"),
     ],
 )

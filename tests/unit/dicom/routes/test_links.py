@@ -5,13 +5,17 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from serving.errors import InvalidInput
 from tests.servers import Listener, listen
 from tests.unit.dicom.routes.loopback import ARCHIVE, FILES, LIMIT, CtLoopback
+from transformers_pre.dicom import dicomweb
+from transformers_pre.dicom.settings import DicomSettings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -25,6 +29,7 @@ class Archive:
 
     def __init__(self) -> None:
         self.accepts: list[str] = []
+        self.authorizations: list[str | None] = []
         self.answer = related(FILES)
         self.app = Starlette(
             routes=[
@@ -43,6 +48,7 @@ class Archive:
 
     async def wado(self, request: Request) -> Response:
         self.accepts.append(request.headers["accept"])
+        self.authorizations.append(request.headers.get("authorization"))
         return self.answer
 
 
@@ -129,3 +135,56 @@ async def test_private_addresses_are_out_of_reach(pod: CtLoopback, kind: str, ho
 async def test_a_redirect_leads_nowhere_else(pod: CtLoopback, archive: tuple[Archive, str]) -> None:
     refused = await pod.http.post("/predict", json={"url": f"{archive[1]}/moved"})
     assert await pod.refusal(refused) == (400, "forbidden_url")
+
+
+SECRET = "Bearer s3cret-of-the-archive"
+
+
+def with_credentials(root: str) -> DicomSettings:
+    return DicomSettings(
+        model_name="ct",
+        url_allow="127.0.0.1",
+        dicomweb=True,
+        dicomweb_root=root,
+        dicomweb_authorization=SecretStr(SECRET),
+    )
+
+
+async def test_credentials_go_to_their_server(archive: tuple[Archive, str]) -> None:
+    server, address = archive
+    file, parts = await dicomweb.fetch(f"{address}{SERIES}", with_credentials(f"{address}/dicom-web/"))
+    file.close()
+    assert (len(parts), server.authorizations) == (24, [SECRET])
+
+
+async def test_a_redirect_to_another_server_goes_without_them(archive: tuple[Archive, str]) -> None:
+    server, address = archive
+    moved = Starlette(routes=[Route(SERIES, lambda _: RedirectResponse(f"{address}{SERIES}"))])
+    listener = await listen(moved)
+    root = f"http://127.0.0.1:{listener.port}/dicom-web"
+    file, _ = await dicomweb.fetch(f"{root}/studies/1.2.3/series/4.5", with_credentials(root))
+    file.close()
+    await listener.stop()
+    assert server.authorizations == [None]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:9/dicom-web/studies/1.2",
+        "{root}.example.org/studies/1.2",
+        "{root}/studies/../studies/1.2",
+        "{root}/studies/..",
+        "{root}/../studies/1.2",
+        "{root}@example.org/studies/1.2",
+        "{root}/studies/1.2/series/1..2",
+        "{root}/studies/" + "1" * 65,
+    ],
+)
+async def test_nothing_but_their_server_is_asked(archive: tuple[Archive, str], url: str) -> None:
+    root = f"{archive[1]}/dicom-web"
+    with pytest.raises(InvalidInput) as refused:
+        await dicomweb.fetch(url.format(root=root), with_credentials(root))
+    assert refused.value.code == "bad_url"
+    assert SECRET not in refused.value.message
+    assert archive[0].authorizations == []
