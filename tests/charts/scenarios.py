@@ -80,6 +80,6 @@ def container(spec: Object) -> Object:
     return only
 
 
-def environment(spec: Object) -> dict[str, str]:
-    """The environment of a component's container."""
-    return {entry["name"]: entry["value"] for entry in container(spec)["env"]}
+def environment(spec: Object) -> dict[str, Any]:
+    """The environment of a component's container; of a secret, where it is."""
+    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container(spec)["env"]}

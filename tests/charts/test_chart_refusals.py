@@ -125,6 +125,14 @@ SENTENCES = [
         f"{P}.weights.storageUri is ftp://host/w: KServe knows pvc, oci+native, gs, s3, hf, http, https, hdfs and webhdfs",
     ),
     ([f"{P}.env.MODEL_ID=large-v3"], f"{P}.env.MODEL_ID cannot be set here: it comes from weights"),
+    (
+        [f"{T}.secretEnv.API_KEYS.secretName=keys", f"{T}.secretEnv.API_KEYS.key=all"],
+        f"{T}.secretEnv.API_KEYS cannot be set here: it comes from global.apiKeys",
+    ),
+    (
+        [f"{P}.env.HF_TOKEN=x", f"{P}.secretEnv.HF_TOKEN.secretName=hub", f"{P}.secretEnv.HF_TOKEN.key=token"],
+        f"{P}.env.HF_TOKEN and secretEnv.HF_TOKEN are both set: keep one",
+    ),
     ([f"{T}.env.API_KEYS=secret"], f"{T}.env.API_KEYS cannot be set here: it comes from global.apiKeys"),
     (
         [f"{P}.env.REQUEST_TIMEOUT_SECONDS=9s"],

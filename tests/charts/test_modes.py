@@ -166,3 +166,12 @@ def test_no_user_is_left_to_the_cluster():
     context = scenarios.container(spec["predictor"])["securityContext"]
     assert not {"runAsUser", "runAsGroup"} & set(context)
     assert context["runAsNonRoot"] is True
+
+
+def test_a_secret_setting_comes_from_its_secret():
+    spec = scenarios.services(scenarios.named("locked-down"))["ct-clip"]["spec"]["transformer"]
+    (found,) = (each for each in scenarios.container(spec)["env"] if each["name"] == "DICOMWEB_AUTHORIZATION")
+    assert found == {
+        "name": "DICOMWEB_AUTHORIZATION",
+        "valueFrom": {"secretKeyRef": {"name": "pacs", "key": "authorization"}},
+    }

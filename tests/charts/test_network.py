@@ -81,10 +81,11 @@ def test_private_networks_are_never_the_internet():
 
 
 def test_metrics_and_own_rules():
-    (predictor, transformer) = (
+    found = [
         each["spec"] for each in scenarios.objects(scenarios.named("locked-down")) if each["kind"] == "NetworkPolicy"
-    )
-    for policy in (predictor, transformer):
+    ]
+    assert len(found) == 4  # of two models, both pods each
+    for policy in found:
         metrics = policy["ingress"][1]
         assert namespaces(metrics["from"][0]) == ["monitoring"]
         assert [port["port"] for port in metrics["ports"]] == [8080]

@@ -49,7 +49,7 @@ def test_every_property_has_a_default():
     assert list(missing(SCHEMA, VALUES, ())) == [
         # What an entry's transformer may lay over its own has its defaults in `transformers`.
         ("defaults", "transformer", key)
-        for key in ("image", "env", "resources", "scaling")
+        for key in ("image", "env", "secretEnv", "resources", "scaling")
     ]
     for name in ("gpuProfiles", "transformers"):
         for entry, value in VALUES[name].items():

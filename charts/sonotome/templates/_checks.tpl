@@ -158,9 +158,14 @@
   "MODEL_ID" "weights" "STORAGE_URI" "weights.storageUri" "API_KEYS" "global.apiKeys" "API_KEYS_FILE" "global.apiKeys"
   "MODEL_NAME" "the entry's name" "REQUEST_TIMEOUT_SECONDS" "timeout" "PREDICTOR_HOST" "KServe" "TENSOR_PARALLEL_SIZE" "gpu.count" "HOST" "the chart" "HTTP_PORT" "the chart" "GRPC_PORT" "the chart" "ENABLE_GRPC" "the chart"
   "PORT" "Knative" "K_SERVICE" "Knative" "K_CONFIGURATION" "Knative" "K_REVISION" "Knative" "PROTOCOL" "KServe" "PYTHONPATH" "the image" -}}
-{{- range $name, $value := .component.env -}}
+{{- range $kind := list "env" "secretEnv" -}}
+{{- range $name, $value := get $.component $kind | default dict -}}
 {{- with get $elsewhere $name -}}
-{{- fail (printf "%s.env.%s cannot be set here: it comes from %s" $.path $name .) -}}
+{{- fail (printf "%s.%s.%s cannot be set here: it comes from %s" $.path $kind $name .) -}}
+{{- end -}}
+{{- if and (eq $kind "secretEnv") (hasKey ($.component.env | default dict) $name) -}}
+{{- fail (printf "%s.env.%s and secretEnv.%s are both set: keep one" $.path $name $name) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -8,6 +8,9 @@
 {{- range $name, $value := include "sonotome.merged" (list $own .component.env) | fromJson }}
 - {name: {{ quote $name }}, value: {{ $value | quote }}}
 {{- end }}
+{{- range $name, $from := .component.secretEnv }}
+- {name: {{ quote $name }}, valueFrom: {secretKeyRef: {name: {{ quote $from.secretName }}, key: {{ quote $from.key }}}}}
+{{- end }}
 {{- end -}}
 
 {{/* Both pods give up 5 s before the mesh cuts the connection, so that the client gets a body that says why. */}}
