@@ -4,9 +4,10 @@ JSON and binary tensors arrive on one route, are decoded without a copy (`servin
 that KServe's stage metrics and readiness stay in force. Not here: any route of a modality, and errors (`serving.middleware`).
 """
 
+import contextlib
 import importlib.resources
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -31,8 +32,41 @@ _AT_ONCE = 1 << 16
 """Bytes of JSON that are decoded on the event loop, in less than a millisecond: a thread would only cost time."""
 
 
-async def receive_body(request: Request) -> memoryview:
+class BodyBudget:
+    """How much of requests' bodies may be in memory, all requests together."""
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._held = 0
+
+    @contextlib.contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """A function that takes bytes of the budget, or raises Overloaded; they are given back at the end of the block."""
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            if self._held + size > self._limit:
+                raise Overloaded(
+                    f"requests in progress hold {self._held} bytes of bodies; with {size} more it would be over "
+                    f"{self._limit}, the limit here (MAX_BODIES_BYTES)",
+                    code="too_many_bytes",
+                )
+            self._held += size
+            taken += size
+
+        try:
+            yield take
+        finally:
+            self._held -= taken
+
+
+async def receive_body(request: Request, take: Callable[[int], None] = lambda _: None) -> memoryview:
     """The whole body in one buffer, allocated once when Content-Length says its size.
+
+    Args:
+        request: whose body it is.
+        take: is told of memory before it is used; it may refuse.
 
     Raises:
         InvalidInput: the body is not as long as it says.
@@ -46,8 +80,10 @@ async def receive_body(request: Request) -> memoryview:
             bytearray()
         )  # grows in place; joining the chunks would hold the event loop for half a second a gigabyte
         async for chunk in request.stream():
+            take(len(chunk))
             gathered += chunk
         return memoryview(gathered)
+    take(size)
     # Anonymous memory: pages cost nothing until bytes arrive in them, so a header alone cannot take memory.
     buffer = memoryview(mmap.mmap(-1, size) if size else bytearray())
     async for chunk in request.stream():
@@ -108,14 +144,14 @@ class JsonLimit:
 
         return checked() if len(text) <= _AT_ONCE else await in_turn(checked)
 
-    async def receive(self, request: Request) -> dict[str, Any]:
-        """The JSON object that is a request's body. Raises InvalidInput or TooLarge."""
+    async def receive(self, request: Request, take: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
+        """The JSON object that is a request's body. Raises InvalidInput or TooLarge, and what `take` does."""
         self.check_size(whole_number(request.headers, "Content-Length") or 0)
-        body = await receive_body(request)
+        body = await receive_body(request, take)
         return await self.decoded(body, lambda: _json_object(body))
 
 
-def protocol_router(model: Model, limit: "JsonLimit") -> APIRouter:
+def protocol_router(model: Model, limit: JsonLimit, bodies: BodyBudget) -> APIRouter:
     """V1 `:predict`, V2 `infer` and server metadata, for the one model of this pod."""
     routes = APIRouter()
 
@@ -136,12 +172,13 @@ def protocol_router(model: Model, limit: "JsonLimit") -> APIRouter:
         json_length = whole_number(request.headers, "Inference-Header-Content-Length")
         declared = whole_number(request.headers, "Content-Length") if json_length is None else json_length
         limit.check_size(declared or 0)
-        body = await receive_body(request)
-        text = body if json_length is None else body[:json_length]
-        decoded = await limit.decoded(text, lambda: v2.decode_request(body, json_length, model_name))
-        v2.wants_binary(decoded, [])  # refused before the model works for nothing
-        call = served(decoded, headers=dict(request.headers))
-        answer, headers = await unless_disconnected(request.receive, call)
+        with bodies.share() as take:
+            body = await receive_body(request, take)
+            text = body if json_length is None else body[:json_length]
+            decoded = await limit.decoded(text, lambda: v2.decode_request(body, json_length, model_name))
+            v2.wants_binary(decoded, [])  # refused before the model works for nothing
+            call = served(decoded, headers=dict(request.headers))
+            answer, headers = await unless_disconnected(request.receive, call)
         binary = v2.wants_binary(decoded, [output.name for output in answer.outputs])
         return v2_response(answer, binary, headers)
 
@@ -155,11 +192,12 @@ def protocol_router(model: Model, limit: "JsonLimit") -> APIRouter:
     @routes.post("/v1/models/{model_name}:predict", tags=["V1"], summary="V1 inference, JSON")
     async def predict(model_name: str, request: Request) -> Response:
         served = ready(model_name)
-        decoded = await limit.receive(request)
-        if not isinstance(decoded.get("instances"), list):
-            raise InvalidInput("the body must be an object with a list 'instances'", param="instances")
-        call = served(decoded, headers=dict(request.headers))
-        answer, headers = await unless_disconnected(request.receive, call)
+        with bodies.share() as take:
+            decoded = await limit.receive(request, take)
+            if not isinstance(decoded.get("instances"), list):
+                raise InvalidInput("the body must be an object with a list 'instances'", param="instances")
+            call = served(decoded, headers=dict(request.headers))
+            answer, headers = await unless_disconnected(request.receive, call)
         return Response(orjson.dumps(answer), media_type="application/json", headers=headers)
 
     return routes

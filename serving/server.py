@@ -33,7 +33,7 @@ from serving import grpc_server, telemetry
 from serving.auth import Keys
 from serving.dialects import Dialects, Render
 from serving.middleware import ApiKeys, BodyLimit, DeadlineMiddleware, Drain, DrainMiddleware, HealthPaths, RequestScope
-from serving.routes import HEALTH, JsonLimit, health_router, mount_docs, protocol_router
+from serving.routes import HEALTH, BodyBudget, JsonLimit, health_router, mount_docs, protocol_router
 from serving.settings import PodSettings
 
 logger = logging.getLogger(__name__)
@@ -194,7 +194,11 @@ class _Pod:
         for router in (
             *routers,
             health_router(self._model, draining),
-            protocol_router(self._model, JsonLimit(self._settings.max_json_bytes, self._settings.max_json_values)),
+            protocol_router(
+                self._model,
+                JsonLimit(self._settings.max_json_bytes, self._settings.max_json_values),
+                BodyBudget(self._settings.max_bodies_bytes),
+            ),
         ):
             app.include_router(router)
         # Not by KServe's RESTServer: with vLLM installed it imports all of that for its OpenAI routes, which no model here has.

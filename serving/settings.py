@@ -40,6 +40,9 @@ class PodSettings(BaseSettings):
     """Whether V2 over gRPC is served. Flag `--enable_grpc`."""
     max_body_bytes: int = Field(1024 * MIB, gt=0)
     """Largest request body on any route; more is refused with 413 before it is read."""
+    max_bodies_bytes: int = Field(2048 * MIB, gt=0)
+    """Most bytes of V1 and V2 bodies that are in memory at a time, until they are answered; a request that would go over is
+    refused with 503 and Retry-After. At least MAX_BODY_BYTES."""
     max_json_bytes: int = Field(36 * MIB, gt=0)
     """Largest JSON of a V1 or V2 request, binary tensors not counted; more is refused with 413. Its parsing stops all else
     for 1.5 to 3 ms a MiB, health too; 25 MiB as base64 fit."""
@@ -66,6 +69,14 @@ class PodSettings(BaseSettings):
     """Least severe level that is logged: DEBUG, INFO, WARNING or ERROR. Also called `LOGGING_LEVEL`."""
     host: str = "0.0.0.0"  # noqa: S104  # a pod listens on every address
     """Address that REST listens on."""
+
+    @model_validator(mode="after")
+    def _one_body_fits(self) -> Self:
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"MAX_BODIES_BYTES is {self.max_bodies_bytes}, less than one body of MAX_BODY_BYTES, {self.max_body_bytes}"
+            )
+        return self
 
     @classmethod
     def from_command_line(cls, argv: Sequence[str] | None = None) -> Self:

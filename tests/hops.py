@@ -17,7 +17,7 @@ from serving.deadline import Deadline
 from serving.errors import ServingError
 from serving.hop import PredictorClient
 from serving.middleware import Drain
-from serving.routes import JsonLimit, protocol_router
+from serving.routes import BodyBudget, JsonLimit, protocol_router
 from serving.server import wrap
 
 Answer = Callable[[Request], Awaitable[Response]]
@@ -35,10 +35,10 @@ class Sums(Model):  # type: ignore[misc]  # kserve ships no types
         return v2.response(payload, self.name, sums, {"contract": "sums/1"})
 
 
-def predictor(limit: int = 1 << 30, json_limit: int = 1 << 20, revision: str = "") -> FastAPI:
-    """The app of a pod that serves `Sums` as the model `m`, with bodies up to `limit` bytes."""
+def predictor(limit: int = 1 << 30, json_limit: int = 1 << 20, revision: str = "", bodies: int = 1 << 30) -> FastAPI:
+    """The app of a pod that serves `Sums` as the model `m`, with bodies up to `limit` bytes, `bodies` of all together."""
     app = FastAPI()
-    app.include_router(protocol_router(Sums(), JsonLimit(json_limit, 1000)))
+    app.include_router(protocol_router(Sums(), JsonLimit(json_limit, 1000), BodyBudget(bodies)))
     return wrap(app, {}, Keys(), Drain(), limit, revision=revision)
 
 

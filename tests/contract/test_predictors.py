@@ -26,7 +26,7 @@ from serving import v2
 from serving.auth import Keys
 from serving.middleware import Drain
 from serving.predictor import Predictor
-from serving.routes import JsonLimit, protocol_router
+from serving.routes import BodyBudget, JsonLimit, protocol_router
 from serving.server import wrap
 from serving.settings import PodSettings, PredictorSettings
 from serving.testing import FAKES
@@ -149,7 +149,7 @@ async def client(folder: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     model: Predictor[Any, Any] = Predictor(contracts()[name], FAKES[name](), settings)
     await model.start_up()
     app = FastAPI()
-    app.include_router(protocol_router(model, JsonLimit(1 << 20, 1 << 20)))
+    app.include_router(protocol_router(model, JsonLimit(1 << 20, 1 << 20), BodyBudget(1 << 30)))
     transport = httpx.ASGITransport(wrap(app, {}, Keys(), Drain(), settings.max_body_bytes))
     async with httpx.AsyncClient(transport=transport, base_url="http://pod") as http:
         yield http

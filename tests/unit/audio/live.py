@@ -20,7 +20,7 @@ from serving.errors import ServingError
 from serving.known_predictor import KnownPredictor
 from serving.middleware import Drain
 from serving.predictor import Predictor
-from serving.routes import JsonLimit, protocol_router
+from serving.routes import BodyBudget, JsonLimit, protocol_router
 from serving.server import Server, wrap
 from serving.settings import PredictorSettings
 from serving.testing import FakeRecognizer
@@ -84,7 +84,7 @@ async def live_pod(**changes: Any) -> AsyncIterator[LivePod]:
     predictor = Predictor(asr, engine, PredictorSettings(model_name="speech"))
     await predictor.start_up()
     app = FastAPI()
-    app.include_router(protocol_router(predictor, JsonLimit(1 << 20, 1 << 20)))
+    app.include_router(protocol_router(predictor, JsonLimit(1 << 20, 1 << 20), BodyBudget(1 << 30)))
     settings = AudioSettings(model_name="speech", **{"url_allow": "127.0.0.1", **changes})
     drain = Drain()
     async with contextlib.AsyncExitStack() as stack:

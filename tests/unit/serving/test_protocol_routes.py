@@ -1,10 +1,14 @@
 """V1 and V2 over HTTP: the limits of JSON, which are smaller than the body's, and how outputs are asked for."""
 
+from collections.abc import AsyncIterator
+
 import httpx
 import numpy as np
 import pytest
 
 from serving import v2
+from serving.errors import Overloaded
+from serving.routes import BodyBudget
 from tests.conftest import ServeApp
 from tests.hops import predictor
 
@@ -61,3 +65,33 @@ async def test_output_choices_that_say_nothing_clear_are_400(
         body = {"inputs": inputs, "outputs": outputs, "parameters": parameters}
         answer = await client.post("/v2/models/m/infer", json=body)
     assert (answer.status_code, answer.json()) == (400, {"error": message})
+
+
+def test_bodies_in_memory_are_bounded_all_together() -> None:
+    budget = BodyBudget(2500)
+    with budget.share() as first, budget.share() as second:
+        first(1000)
+        second(1000)
+        with pytest.raises(
+            Overloaded, match="hold 2000 bytes of bodies; with 1000 more .* MAX_BODIES_BYTES"
+        ) as refused:
+            second(1000)
+        assert refused.value.retry_after == 1.0
+        second(500)
+    with budget.share() as third:
+        third(2500)
+
+
+@pytest.mark.parametrize("path", ["/v1/models/m:predict", "/v2/models/m/infer"])
+async def test_a_body_that_finds_no_room_is_503(serve_app: ServeApp, path: str) -> None:
+    port = await serve_app(predictor(bodies=500))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        for content in (b" " * 501, _pieces(b" " * 501)):  # by its length, and counted as it comes
+            answer = await client.post(path, content=content)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert (await client.post(path, content=b" " * 500)).status_code == 400  # what was refused holds nothing
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 100):
+        yield body[start : start + 100]

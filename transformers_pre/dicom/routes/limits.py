@@ -15,6 +15,8 @@ class Limits(BaseModel):
 
     max_body_bytes: int
     """Largest request body on any route."""
+    max_bodies_bytes: int
+    """Most bytes of V1 and V2 bodies, of all requests together."""
     max_json_bytes: int
     """Largest JSON of a V1 or V2 request, binary tensors not counted."""
     max_json_values: int

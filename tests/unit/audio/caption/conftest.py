@@ -20,7 +20,7 @@ from serving.dialects import openai_body
 from serving.errors import ServingError
 from serving.known_predictor import KnownPredictor
 from serving.middleware import Drain
-from serving.routes import JsonLimit, protocol_router
+from serving.routes import BodyBudget, JsonLimit, protocol_router
 from serving.server import wrap
 from serving.testing import FakeCaptioner
 from transformers_pre.audio.caption.describer import Describer
@@ -103,7 +103,9 @@ async def served() -> AsyncIterator[Pod]:
     limits = recording_limits.router(CaptionLimits.model_validate(settings))
     for router in (service.router(describer, settings), chat.router(describer, settings, lambda: True), limits):
         app.include_router(router)
-    app.include_router(protocol_router(model, JsonLimit(settings.max_json_bytes, settings.max_json_values)))
+    app.include_router(
+        protocol_router(model, JsonLimit(settings.max_json_bytes, settings.max_json_values), BodyBudget(1 << 30))
+    )
     dialects = dict.fromkeys(chat.PREFIXES, openai_body) | dict.fromkeys(service.PREFIXES, service.error_body)
     pod = Pod(wrap(app, dialects, Keys(), Drain(), settings.max_body_bytes), predictor)
     yield pod
