@@ -73,7 +73,7 @@ def test_bodies_in_memory_are_bounded_all_together() -> None:
         first(1000)
         second(1000)
         with pytest.raises(
-            Overloaded, match="hold 2000 bytes of bodies; with 1000 more .* MAX_BODIES_BYTES"
+            Overloaded, match=r"hold 2000 bytes of bodies; with 1000 more .*MAX_BODIES_BYTES"
         ) as refused:
             second(1000)
         assert refused.value.retry_after == 1.0
