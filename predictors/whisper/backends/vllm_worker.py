@@ -50,7 +50,7 @@ class WhisperWorker:
         model = self.model_runner.get_model()
         device, dtype = self.model_runner.device, model.dtype
         mel = torch.frombuffer(bytearray(features), dtype=torch.float32).view(mels, -1).to(device, dtype)
-        encoding = model.model.get_encoder_outputs([mel])[0]
+        encoding = model.model.get_encoder_outputs.last_use(mel)
         decoder = model.model.decoder
         with _watched(decoder.layers, heads, frames) as watched:
             places = torch.arange(len(tokens), device=device)
@@ -76,7 +76,7 @@ class _Encodings:
     def __call__(self, input_features: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
         """Encodings [N, 1500, width] of N windows' features, however they are nested."""
         windows = [window for part in input_features for window in (part if part.ndim > 2 else [part])]
-        keys = [hashlib.blake2b(window.float().cpu().numpy().tobytes(), digest_size=16).digest() for window in windows]
+        keys = [_key(window) for window in windows]
         missing = {key: window for key, window in zip(keys, windows, strict=True) if key not in self._kept}
         if missing:
             for key, encoding in zip(missing, self._encode(list(missing.values())), strict=True):
@@ -87,6 +87,15 @@ class _Encodings:
         while len(self._kept) > self._count:
             self._kept.popitem(last=False)
         return found
+
+    def last_use(self, features: torch.Tensor) -> torch.Tensor:
+        """The encoding [1500, width] of a window [mels, 3000] that is done with: else it would outlive those still at work."""
+        kept = self._kept.pop(_key(features), None)
+        return self._encode([features])[0] if kept is None else kept
+
+
+def _key(features: torch.Tensor) -> bytes:
+    return hashlib.blake2b(features.float().cpu().numpy().tobytes(), digest_size=16).digest()
 
 
 class _Plain(nn.Module):  # type: ignore[misc]  # as above
