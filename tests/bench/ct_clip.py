@@ -6,7 +6,6 @@ Each way runs in a process of its own, in turn: ours is the pod's engine with a 
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.bench.memory import own_peak_mb
 from tests.bench.report import Section
 
 THREADS = 2
@@ -147,8 +147,7 @@ def main() -> None:
         begun = time.perf_counter()
         probabilities = read()
         times.append(time.perf_counter() - begun)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    print(json.dumps({"seconds": min(times), "peak_mb": peak, "probabilities": probabilities}))
+    print(json.dumps({"seconds": min(times), "peak_mb": own_peak_mb(), "probabilities": probabilities}))
 
 
 if __name__ == "__main__":

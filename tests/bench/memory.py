@@ -2,6 +2,7 @@
 
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -44,6 +45,15 @@ class Peak:
     def _watch(self) -> None:
         while not self._over.wait(self._every):
             self.mb = max(self.mb, held(self._process) / 1e6)
+
+
+def own_peak_mb() -> float:
+    """The most that this process has held, in MB, what it shares with others included.
+
+    By the kernel's mark for the program that runs; `getrusage` would tell the parent's peak where that was higher.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
 def settled_mb(pid: int, seconds: float = 1.0) -> float:
