@@ -32,9 +32,9 @@ _HIDDEN_FRAMES, _HIDDEN_BINS = 10, 8  # the most that is hidden of a window whil
 class Plan:
     """How much is learnt."""
 
-    sentences: int = 1500
-    examples: int = 4200
-    steps: int = 1200
+    sentences: int = 2500
+    examples: int = 6000
+    steps: int = 3000
     batch: int = 24
     width: int = 160
     """Channels of the network."""
