@@ -1,7 +1,7 @@
 """Which model a folder holds, by its files and what they say, and whether it is whole.
 
 Layouts: those of sherpa-onnx's published offline models, of Vosk 5 (`am-onnx/`, `lang/`), and of classic Vosk models
-(`am/final.mdl`). Everything that makes sherpa-onnx or Kaldi end the process is found here.
+(`am/final.mdl`). Metadata and tables that make sherpa-onnx end the process are found here; networks are not looked into.
 """
 
 import math
