@@ -41,6 +41,7 @@ VOCABULARY = {
 _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: the callback runs inside espeak_Synth
 _UTF8 = 1
 _RATE = 1  # espeakRATE, words a minute
+_LEVEL = 2  # espeakVOLUME, 0-200
 _PITCH = 3  # espeakPITCH, 0-100
 _SILENCE = 10 ** (-50 / 20)  # samples this far below a word's peak are not part of it
 
@@ -48,7 +49,9 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 _lock = threading.Lock()
 
 
-def speak(text: str, language: str = "en-us", *, words_a_minute: int = 175, pitch: int = 50) -> Samples:
+def speak(
+    text: str, language: str = "en-us", *, words_a_minute: int = 175, pitch: int = 50, level: int = 100
+) -> Samples:
     """`text` spoken by the espeak-ng voice `language`: float32 [n], mono, 16 kHz, always the same.
 
     Raises ValueError for an unknown voice.
@@ -71,6 +74,7 @@ def speak(text: str, language: str = "en-us", *, words_a_minute: int = 175, pitc
         library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # breath noise is drawn
         library.espeak_SetParameter(_RATE, words_a_minute, 0)
         library.espeak_SetParameter(_PITCH, pitch, 0)
+        library.espeak_SetParameter(_LEVEL, level, 0)
         data = text.encode()
         library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 0, 0, _UTF8, None, None)
     samples = np.concatenate([np.zeros(0, np.int16), *blocks]).astype(np.float32) / np.float32(32768)

@@ -1,10 +1,11 @@
 """Which model a folder holds, by its files and what they say, and whether it is whole.
 
 Layouts: those of sherpa-onnx's published offline models, of Vosk 5 (`am-onnx/`, `lang/`), and of classic Vosk models
-(`am/final.mdl`). Everything that makes sherpa-onnx or Kaldi end the process is found here.
+(`am/final.mdl`). Metadata and tables that make sherpa-onnx end the process are found here; networks are not looked into.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,12 +13,29 @@ from predictors.kaldi_asr.onnx_file import metadata
 from predictors.kaldi_asr.settings import Kind
 
 _BLANKS = ("<blk>", "<blank>", "<eps>")
-# Keys that the engine ends the process without (sherpa-onnx 2.0.1, offline-*-model.cc).
-_NEEDED = {
-    "nemo_ctc": ("vocab_size", "subsampling_factor"),
-    "sense_voice": ("vocab_size", "lfr_window_size", "lfr_window_shift"),
-    "paraformer": ("vocab_size", "lfr_window_size", "lfr_window_shift"),
+# What the engine reads of a model's metadata and ends the process without (sherpa-onnx 2.0.1, offline-*-model.cc), by the file
+# that it is in: sizes, other whole numbers, lists with commas.
+_LFR = ("vocab_size", "lfr_window_size", "lfr_window_shift")
+_SIZES: dict[Kind, tuple[str, tuple[str, ...]]] = {
+    "transducer": ("decoder", ("vocab_size", "context_size")),
+    "nemo_ctc": ("model", ("vocab_size", "subsampling_factor")),
+    "sense_voice": ("model", _LFR),
+    "paraformer": ("model", _LFR),
+    "whisper": ("encoder", ("n_mels", "n_text_layer", "n_text_ctx", "n_text_state", "n_vocab")),
 }
+_WHISPER_TOKENS = ("sot", "eot", "blank_id", "translate", "transcribe", "no_timestamps", "no_speech")
+_SENSE_VOICE_NUMBERS = ("with_itn", "without_itn", "lang_auto", "lang_zh", "lang_en", "lang_ja", "lang_ko", "lang_yue")
+_NUMBERS: dict[Kind, tuple[str, tuple[str, ...]]] = {
+    "sense_voice": ("model", ("normalize_samples", *_SENSE_VOICE_NUMBERS)),
+    "whisper": ("encoder", ("is_multilingual", *_WHISPER_TOKENS)),
+}
+_STATISTICS = ("neg_mean", "inv_stddev")
+_LISTS: dict[Kind, tuple[str, tuple[str, ...]]] = {
+    "sense_voice": ("model", _STATISTICS),
+    "paraformer": ("model", _STATISTICS),
+    "whisper": ("encoder", ("sot_sequence",)),
+}
+_LARGEST = 2**31  # the engine's whole numbers are below
 _NORMALISATIONS = ("", "per_feature")
 
 
@@ -30,6 +48,8 @@ class ModelFolder:
     """By role: `model`, or `encoder`, `decoder` and `joiner`; `tokens`; `bpe_vocab`, where there is one. For `vosk`: `folder`."""
     features: int = 80
     """Mel bins of the features."""
+    languages: tuple[str, ...] = ()
+    """Codes that it can be asked for, where it has several and the engine ends the process at others; else empty."""
 
 
 def examine(folder: Path, wanted: Kind) -> ModelFolder:
@@ -82,10 +102,11 @@ def _sherpa(folder: Path, wanted: Kind) -> ModelFolder:
         kind, files = _single(model, wanted), {"model": model}
     said = {role: metadata(file) for role, file in files.items()}
     _check_metadata(folder, kind, said)
-    _check_tokens(tokens, kind)
+    _check_tokens(tokens, kind, said)
     bpe = next(iter(sorted([*folder.glob("bpe.vocab"), *folder.glob("*/bpe.vocab")])), None)
     giga_am = said.get("model", {}).get("is_giga_am") == "1"
-    return ModelFolder(kind, {**files, "tokens": tokens, **({"bpe_vocab": bpe} if bpe else {})}, 64 if giga_am else 80)
+    files |= {"tokens": tokens, **({"bpe_vocab": bpe} if bpe else {})}
+    return ModelFolder(kind, files, 64 if giga_am else 80, _languages(folder, said) if kind == "whisper" else ())
 
 
 def _onnx_files(folder: Path) -> Iterator[Path]:
@@ -127,24 +148,68 @@ def _single(model: Path, wanted: Kind) -> Kind:
 
 
 def _check_metadata(folder: Path, kind: Kind, said: dict[str, dict[str, str]]) -> None:
-    needed = [("model", name) for name in _NEEDED.get(kind, ())]
-    if kind == "transducer":
-        needed = [("decoder", "vocab_size"), ("decoder", "context_size")]
-    for role, name in needed:
-        if not said[role].get(name, "").isdecimal():
-            raise ValueError(f"MODEL_ID={folder}: the {role}'s metadata have no number {name!r}, which a {kind} needs")
+    rules: list[tuple[dict[Kind, tuple[str, tuple[str, ...]]], str, Callable[[str], bool]]] = [
+        (_SIZES, "number above 0", lambda value: _whole(value) and int(value) > 0),
+        (_NUMBERS, "number", _whole),
+        (_LISTS, "list of numbers", lambda value: all(_finite(each) for each in value.split(","))),
+    ]
+    for needed, what, fits in rules:
+        role, names = needed.get(kind, ("", ()))
+        wrong = next((name for name in names if not fits(said[role].get(name, ""))), None)
+        if wrong is not None:
+            raise ValueError(f"MODEL_ID={folder}: the {role}'s metadata have no {what} {wrong!r}, which a {kind} needs")
     normalisation = said.get("model", {}).get("normalize_type", "")
     if kind == "nemo_ctc" and normalisation not in (*_NORMALISATIONS, "NA"):
         raise ValueError(f"MODEL_ID={folder}: normalize_type {normalisation[:40]!r} is none that sherpa-onnx knows")
 
 
-def _check_tokens(tokens: Path, kind: Kind) -> None:
-    try:
-        rows = [line.rsplit(maxsplit=1) for line in tokens.read_text("utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise ValueError(f"{tokens.name} is not UTF-8") from None
+def _languages(folder: Path, said: dict[str, dict[str, str]]) -> tuple[str, ...]:
+    """Of a Whisper that has several."""
+    if said["encoder"]["is_multilingual"] == "0":
+        return ()
+    codes, tokens = (said["encoder"].get(f"all_language_{name}", "").split(",") for name in ("codes", "tokens"))
+    if len(codes) != len(tokens) or not all(_whole(token) for token in tokens):
+        raise ValueError(f"MODEL_ID={folder}: the encoder's metadata have no language codes with a token each")
+    return tuple(codes)
+
+
+def _check_tokens(tokens: Path, kind: Kind, said: dict[str, dict[str, str]]) -> None:
+    rows = _rows(tokens)
     numbers = [row[-1] for row in rows]
-    if not rows or not all(number.isdecimal() for number in numbers):
+    if not rows or not all(_whole(number) for number in numbers):
         raise ValueError(f"{tokens.name} has no tokens: a line is a token, a space and its number")
     if kind in ("nemo_ctc", "zipformer_ctc") and not any(row[0] in _BLANKS for row in rows):
         raise ValueError(f"{tokens.name} has no blank token ({', '.join(_BLANKS)}), which a CTC model needs")
+    if kind in ("nemo_ctc", "transducer"):  # the first window with a token that has no name would fail, whoever's it is
+        role, _ = _SIZES[kind]
+        count = int(said[role]["vocab_size"])
+        known = {int(number) for number in numbers}
+        missing = next((number for number in range(count) if number not in known), None)
+        if missing is not None:
+            raise ValueError(f"{tokens.name} has no token {missing}; the model has {count}, from 0 on")
+
+
+def check_pieces(vocabulary: Path) -> None:
+    """Raises ValueError for a `bpe.vocab` that sherpa-onnx cannot split hotwords by."""
+    rows = _rows(vocabulary)
+    if not rows or not all(len(row) == 2 and _finite(row[1]) for row in rows):
+        raise ValueError(f"{vocabulary.name} has no word pieces: a line is a piece, a tab and its score")
+
+
+def _rows(table: Path) -> list[list[str]]:
+    """Lines of a text, each split before its last word. Raises ValueError when it is none."""
+    try:
+        return [line.rsplit(maxsplit=1) for line in table.read_text("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise ValueError(f"{table.name} is not UTF-8") from None
+
+
+def _whole(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and int(text) < _LARGEST
+
+
+def _finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from predictors.kaldi_asr.folder import ModelFolder
+from predictors.kaldi_asr.folder import ModelFolder, check_pieces
 from predictors.kaldi_asr.settings import KaldiSettings
 from predictors.kaldi_asr.words import from_tokens
 from serving.contracts.asr import Samples, Word
@@ -29,6 +29,11 @@ class SherpaBackend:
             raise ValueError(
                 f"DECODING_METHOD={settings.decoding_method} is for transducers, this model is a {model.kind}"
             )
+        if model.languages and settings.language not in ("", *model.languages):
+            known = ", ".join(sorted(model.languages))
+            raise ValueError(f"LANGUAGE={settings.language} is none that this model knows; it knows {known}")
+        if beam and "bpe_vocab" in model.files:
+            check_pieces(model.files["bpe_vocab"])
         self.takes_hotwords = beam and "bpe_vocab" in model.files
         self.why_no_hotwords = (
             "the model's folder has no bpe.vocab"
