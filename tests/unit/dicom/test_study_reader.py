@@ -50,7 +50,7 @@ def series(nothing_left_behind: None) -> Iterator[BinaryIO]:
 @pytest.fixture
 def long_series(nothing_left_behind: None) -> Iterator[BinaryIO]:
     """One that takes its time: JPEG 2000."""
-    with uploaded(scan(count=30, rows=200, columns=200, spacing=(1.0, 1.0)), JPEG2000Lossless) as file:
+    with uploaded(scan(count=60, rows=200, columns=200, spacing=(1.0, 1.0)), JPEG2000Lossless) as file:
         yield file
 
 
@@ -130,11 +130,11 @@ async def test_a_volume_that_is_held_keeps_its_place(series: BinaryIO) -> None:
 async def test_cancelling_frees_the_workers_and_the_queue(long_series: BinaryIO, series: BinaryIO) -> None:
     async with StudyReader(StudyLimits(workers=1)) as reader:
         (worker,) = workers()
+        idle = sum(worker.cpu_times()[:2])
         busy = asyncio.create_task(reader.read(long_series))
         waiting = asyncio.create_task(reader.read(series))
-        await asyncio.to_thread(
-            wait_for, "at work", lambda: sum(worker.cpu_times()[:2]) > 0.5 or not worker.is_running()
-        )
+        await asyncio.to_thread(wait_for, "at work", lambda: sum(worker.cpu_times()[:2]) > idle + 0.05)
+        assert not busy.done()
         busy.cancel()
         assert (await waiting).report["slices"]["used"] == 24
         with pytest.raises(asyncio.CancelledError):
