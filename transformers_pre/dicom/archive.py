@@ -30,6 +30,7 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _ENCRYPTED = 0x2041  # bits 0 (encrypted), 6 (strongly), 13 (its directory too)
 _STORED, _DEFLATED = 0, 8
 _MAX_DIRECTORY_BYTES = 64 << 20
+_MAX_TAR_HEADER_BYTES = 1 << 20  # names and the like of one member
 _PIECE = 1 << 18
 _SMALL = 1 << 20  # a ratio says nothing about an archive that stays below this
 
@@ -133,11 +134,16 @@ def check(found: list[Entry], limits: StudyLimits) -> None:
     if largest > limits.max_file_bytes:
         raise _too_large(f"a file in it has {largest} bytes, at most {limits.max_file_bytes} are read (MAX_FILE_BYTES)")
     total, stored = sum(entry.size for entry in found), sum(entry.stored for entry in found)
+    check_total(total, limits)
+    check_ratio(total, stored, limits)
+
+
+def check_total(total: int, limits: StudyLimits) -> None:
+    """Raises RefusedError for more bytes, decompressed, than are read."""
     if total > limits.max_inflated_bytes:
         raise _too_large(
             f"its files have {total} bytes, decompressed, at most {limits.max_inflated_bytes} are read (MAX_INFLATED_BYTES)"
         )
-    check_ratio(total, stored, limits)
 
 
 def check_ratio(total: int, stored: int, limits: StudyLimits) -> None:
@@ -287,7 +293,7 @@ def _zip64(extra: bytes, stored: int, size: int, header: int) -> tuple[int, int,
 
 
 class _Reader:
-    """A file for `tarfile` over an upload."""
+    """A file for `tarfile` over an upload: for headers, whose size `tarfile` believes."""
 
     def __init__(self, upload: Upload, *, scratch: bool):
         self._upload = upload
@@ -295,6 +301,8 @@ class _Reader:
         self._position = 0
 
     def read(self, size: int) -> bytes:
+        if size > _MAX_TAR_HEADER_BYTES:
+            raise ValueError("a header that is none")
         data = self._upload.at(self._position, size, scratch=self._scratch)
         self._position += len(data)
         return data

@@ -15,6 +15,9 @@ from transformers_pre.dicom.pixels import Samples
 from transformers_pre.dicom.records import Slice
 from transformers_pre.dicom.syntaxes import BIG_ENDIAN, ENCAPSULATED, NATIVE
 
+_MAX_ITEMS: Final = 1 << 17
+"""Most fragments of a file; encoders make one a frame, or one in 64 KiB."""
+
 Read = Callable[[int, int], bytes]
 """Bytes of the file: offset, length; fewer at its end."""
 
@@ -139,6 +142,8 @@ def _items(read: Read, at: int) -> list[tuple[int, int]]:
         if head[:4] == b"\xfe\xff\xdd\xe0":
             break
         found.append((at + 8, length))
+        if len(found) > _MAX_ITEMS:
+            raise FrameError(f"its compressed data is in more than {_MAX_ITEMS} pieces")
         at += 8 + length
     if len(found) < 2:
         raise FrameError("it has no pixel data")

@@ -27,6 +27,8 @@ MAX_FILLED_SHARE: Final = 0.1
 """Slices that may be missing, one in ten; each between two that are there."""
 MAX_OBLIQUE_DEGREES: Final = 30.0
 """How far images may be turned against the body's axes; the network sees them unturned."""
+MAX_TILT_DEGREES: Final = 35.0
+"""How far a gantry may be tilted; scanners reach 30 degrees."""
 MAX_DRIFT_PIXELS: Final = 1.0
 """How far slices may lie off the line through their corners."""
 ROUNDING_MM: Final = 5
@@ -113,11 +115,11 @@ def coincident(slices: Sequence[Slice]) -> list[list[int]]:
     return [group.tolist() for group in np.split(order, breaks) if len(group) > 1]
 
 
-def stack(slices: Sequence[Slice]) -> Stack:
-    """One even stack out of slices at different places.
+def stack(slices: Sequence[Slice], max_extent_mm: float) -> Stack:
+    """One even stack out of slices at different places, no side of it longer than `max_extent_mm`.
 
     Raises:
-        Unprocessable: gaps, uneven steps, slices beside each other, or a direction that is none.
+        Unprocessable: gaps, uneven steps, slices beside each other, a direction that is none, or a size that is no patient's.
     """
     along, down, across, directions = _along(slices)
     order = np.argsort(along, kind="stable")
@@ -154,10 +156,26 @@ def stack(slices: Sequence[Slice]) -> Stack:
         filled,
         warnings,
     )
+    _check_extent(found, max_extent_mm)
     length = found.extent_mm[axes.index(2)]
     if length < SHORT_MM:
         warnings.append(f"the images cover {length:g} mm of the body's length, a chest is longer than {SHORT_MM:g} mm")
     return found
+
+
+def _check_extent(found: Stack, max_extent_mm: float) -> None:
+    """Raises Unprocessable for a stack that is longer than a patient, or too thin for a single voxel."""
+    for number, (name, length) in enumerate(zip(("slices", "rows", "columns"), found.extent_mm, strict=True)):
+        if length > max_extent_mm:
+            raise Unprocessable(
+                f"the images cover {length:g} mm along their {name}, at most {max_extent_mm:g} mm are read (MAX_EXTENT_MM)",
+                code="extent_too_large",
+            )
+        if not found.resampled(number):
+            raise Unprocessable(
+                f"the images cover {length:g} mm along their {name}, less than a voxel of the volume",
+                code="extent_too_small",
+            )
 
 
 def _along(slices: Sequence[Slice]) -> tuple[Floats, Floats, Floats, Floats]:
@@ -247,4 +265,11 @@ def _tilt(along: Floats, down: Floats, across: Floats, row_mm: float, column_mm:
         )
     if np.ptp(down) <= MAX_DRIFT_PIXELS * row_mm / 2:
         return 0.0
-    return math.degrees(math.atan(drift))
+    tilt = math.degrees(math.atan(drift))
+    if abs(tilt) > MAX_TILT_DEGREES:
+        raise Unprocessable(
+            f"the slices are shifted within their planes as by a gantry tilted by {abs(tilt):.0f} degrees, at most "
+            f"{MAX_TILT_DEGREES:.0f} are read",
+            code="tilted_series",
+        )
+    return tilt

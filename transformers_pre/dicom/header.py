@@ -24,6 +24,9 @@ PREAMBLE_BYTES: Final = 132
 MAX_HEADER_BYTES: Final = 32 << 20
 """Longest data set before the pixel data that is read; the functional groups of a thousand frames take a few MB."""
 
+_MAX_TEXT_BYTES = 256
+"""Longest value of an element that decides something; UIDs have 64, six numbers 101 (PS3.5, 6.2)."""
+
 _CT = "1.2.840.10008.5.1.4.1.1.2"
 _IMAGES = frozenset({_CT, f"{_CT}.1", f"{_CT}.2", ""})
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -146,8 +149,11 @@ class _Header:
         self._order = "<" if little else ">"
 
     def text(self, tag: int) -> str:
-        """The value as text; "" where there is none."""
-        return _text(self._raw(tag))
+        """The value as text; "" where there is none. Raises ValueError for one that is too long to be what it should."""
+        raw = self._raw(tag)
+        if len(raw) > _MAX_TEXT_BYTES:
+            raise ValueError("too long a text")
+        return _text(raw)
 
     def texts(self, tag: int) -> list[str]:
         return [part.strip() for part in self.text(tag).split("\\")]

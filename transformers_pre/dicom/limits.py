@@ -27,5 +27,9 @@ class StudyLimits:
     """Decompressed bytes to compressed ones, over a whole archive: what is above is a bomb, no images (MAX_COMPRESSION_RATIO)."""
     max_matrix: int = 2048
     """Most rows and columns of an image (MAX_MATRIX)."""
+    max_decoded_bytes: int = 4 << 30
+    """Most bytes of the images of one series, decoded (MAX_DECODED_BYTES)."""
+    max_extent_mm: float = 2500.0
+    """Longest side of the box that the images fill, mm (MAX_EXTENT_MM)."""
     min_slices: int = 20
     """Fewest slices of a volume (MIN_SLICES)."""

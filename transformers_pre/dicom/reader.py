@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from serving import telemetry
 from serving.contracts.ct_volume import SHAPE
-from serving.errors import BY_STATUS, InvalidInput, Overloaded, ServingError, Unprocessable
+from serving.errors import BY_STATUS, InvalidInput, Overloaded, ServingError, TooLarge, Unprocessable
 from serving.threads import in_thread
 from serving.workers.pool import Worker, WorkerPool
 from serving.workers.wire import REFUSED, Refusal
@@ -158,9 +158,10 @@ class StudyReader:
                     f"there is no DICOM file among the {dropped.total()} files of the upload", code="no_dicom"
                 )
             choice = series.choose(slices, dropped, min_slices=self._limits.min_slices, series_uid=series_uid)
+            series.check_size(choice.slices, self._limits.max_decoded_bytes)
             choice = await job.without_duplicates(choice, self._limits.min_slices)
             choice.slices = await job.readable(choice.slices)
-            stack = geometry.stack(choice.slices)
+            stack = geometry.stack(choice.slices, self._limits.max_extent_mm)
             volume = await job.render(stack)
         return Study(
             volume,
@@ -179,6 +180,7 @@ class _StudyJob:
         self._file = file
         self._scratch = scratch
         self._limits_json = asdict(limits)
+        self._images = 0
 
     async def source(self, parts: Sequence[tuple[int, int]] | None) -> Source:
         """How the upload is wrapped; a gzip is unpacked for that. Raises InvalidInput."""
@@ -229,7 +231,19 @@ class _StudyJob:
                 if kind != SLICES:
                     outcome: Found = json.loads(payload)
                     return found, outcome
-                found += await in_thread(_parse, payload)
+                found += await in_thread(self._counted, payload)
+
+    def _counted(self, payload: bytes) -> list[Slice]:
+        """The slices of a message. Raises TooLarge when all files together have more than may be: each alone may have as many."""
+        found = json.loads(payload)
+        self._images += len(found)
+        if self._images > self._limits.max_files:
+            raise TooLarge(
+                f"the upload has more than {self._limits.max_files} images, frames of multi-frame files included, the limit here "
+                "(MAX_FILES)",
+                code="too_many_files",
+            )
+        return [slice_from_json(fields) for fields in found]
 
     async def without_duplicates(self, choice: series.Choice, min_slices: int) -> series.Choice:
         """Without images that show the same at the same place. Raises Unprocessable for those that do not."""
@@ -318,10 +332,6 @@ class _StudyJob:
         if refusal["code"] == "decoder_memory":
             message += f": more than {self._limits.memory_bytes} bytes, the limit here (DECODE_MEMORY_BYTES)"
         return BY_STATUS[refusal["status"]](message, code=refusal["code"])
-
-
-def _parse(payload: bytes) -> list[Slice]:
-    return [slice_from_json(fields) for fields in json.loads(payload)]
 
 
 async def _together(jobs: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:

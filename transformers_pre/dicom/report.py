@@ -4,6 +4,7 @@ Numbers and words of our own alone: nothing in it is copied from a file.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TypedDict
 
 from serving.contracts.ct_volume import SHAPE, SPACING_MM
@@ -117,8 +118,18 @@ def describe(choice: Choice, stack: Stack, *, received: int) -> InputReport:
             cropped_mm=[round(max(value, 0.0), 2) for value in excess],
             padded_mm=[round(max(-value, 0.0), 2) for value in excess],
         ),
-        warnings=[*choice.warnings, *stack.warnings, *_of_values(stack)],
+        warnings=[*choice.warnings, *stack.warnings, *_of_crop(excess), *_of_values(stack)],
     )
+
+
+def _of_crop(excess: Sequence[float]) -> list[str]:
+    """What the volume does not show, axis by axis (z, column, row); `excess` is mm by which the images are longer than it."""
+    directions = ("from feet to head", "from right to left", "from front to back")
+    return [
+        f"the images are longer than the volume {direction}: {cut:.1f} mm are cut off, half at each end"
+        for direction, cut in zip(directions, excess, strict=True)
+        if cut > 0
+    ]
 
 
 def _of_values(stack: Stack) -> list[str]:

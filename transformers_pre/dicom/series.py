@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from serving.errors import InvalidInput, Unprocessable
+from serving.errors import InvalidInput, TooLarge, Unprocessable
 from transformers_pre.dicom.records import Kernel, Slice
 
 KERNELS: tuple[Kernel, ...] = ("lung", "standard", "other")
@@ -80,6 +80,17 @@ def choose(slices: Sequence[Slice], dropped: Counter[str], *, min_slices: int, s
     best.dropped += dropped + Counter({"another series": others})
     best.dropped = +best.dropped
     return best
+
+
+def check_size(slices: Sequence[Slice], max_bytes: int) -> None:
+    """Raises TooLarge for images that have more bytes, decoded, than are read."""
+    total = sum(image.rows * image.columns * image.allocated // 8 for image in slices)
+    if total > max_bytes:
+        raise TooLarge(
+            f"the {len(slices)} images of the series have {total} bytes, decoded; at most {max_bytes} are read "
+            "(MAX_DECODED_BYTES)",
+            code="series_too_large",
+        )
 
 
 def too_few(found: int, dropped: Counter[str], min_slices: int) -> Unprocessable:

@@ -45,6 +45,10 @@ class DicomSettings(UploadSettings):
     """Decompressed bytes to compressed ones, over a whole archive: what is above is a bomb, no images."""
     max_matrix: int = Field(StudyLimits.max_matrix, ge=1)
     """Most rows and columns of an image."""
+    max_decoded_bytes: int = Field(StudyLimits.max_decoded_bytes, gt=0)
+    """Most bytes of the images of one series, decoded; 512 KiB each, usually."""
+    max_extent_mm: float = Field(StudyLimits.max_extent_mm, gt=0)
+    """Longest side of the box that the images of a series fill, in mm: no patient is longer."""
     min_slices: int = Field(StudyLimits.min_slices, ge=2)
     """Fewest slices of a volume."""
     decode_workers: int = Field(0, ge=0)
@@ -105,5 +109,7 @@ class DicomSettings(UploadSettings):
             max_file_bytes=self.max_file_bytes,
             max_ratio=self.max_compression_ratio,
             max_matrix=self.max_matrix,
+            max_decoded_bytes=self.max_decoded_bytes,
+            max_extent_mm=self.max_extent_mm,
             min_slices=self.min_slices,
         )

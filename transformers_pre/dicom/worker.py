@@ -76,11 +76,11 @@ def _scan(job: Any, descriptors: list[int], send: child.Send) -> Found:
     upload = Upload(descriptors[0], descriptors[1] if len(descriptors) > 1 else None)
     limits = StudyLimits(**job["source"]["limits"])
     entries = archive.entries(upload, job["source"])
-    messages = _Messages(send)
+    messages, deflated = _Messages(send), _Deflated(limits)
     dropped: dict[str, int] = {}
     for entry in entries[job["share"] :: job["shares"]]:
         try:
-            messages.add(_slices(upload, entry, limits))
+            messages.add(_slices(upload, entry, limits, deflated))
         except header.DroppedError as error:
             dropped[str(error)] = dropped.get(str(error), 0) + 1
     messages.flush()
@@ -107,7 +107,21 @@ class _Messages:
         self._parts, self._size = [], 0
 
 
-def _slices(upload: Upload, entry: Entry, limits: StudyLimits) -> list[Slice]:
+class _Deflated:
+    """Counts what the deflated data sets of a share's files become: an archive's directory does not say it."""
+
+    def __init__(self, limits: StudyLimits):
+        self._limits = limits
+        self._total = 0
+
+    def add(self, size: int, stored: int) -> None:
+        """Raises RefusedError for one that is a bomb, or all of them together."""
+        archive.check_ratio(size, stored, self._limits)
+        self._total += size
+        archive.check_total(self._total, self._limits)
+
+
+def _slices(upload: Upload, entry: Entry, limits: StudyLimits, deflated: _Deflated) -> list[Slice]:
     """The images of a file, out of as much of it as its header takes. Raises DroppedError, RefusedError."""
     head = bytearray()
     wanted = 1  # bytes to have before the next try
@@ -116,15 +130,17 @@ def _slices(upload: Upload, entry: Entry, limits: StudyLimits) -> list[Slice]:
         if len(head) < min(wanted, entry.size):
             continue
         try:
-            return _try_slices(upload, entry, bytes(head), limits)
+            return _try_slices(upload, entry, bytes(head), limits, deflated)
         except header.MoreError:
             wanted = 2 * len(head)
             if len(head) > header.MAX_HEADER_BYTES:
-                raise header.DroppedError("no pixel data") from None
+                raise header.DroppedError(
+                    f"more than {header.MAX_HEADER_BYTES >> 20} MiB before its pixel data"
+                ) from None
     raise header.DroppedError("no pixel data" if len(head) > header.PREAMBLE_BYTES else "not a DICOM file")
 
 
-def _try_slices(upload: Upload, entry: Entry, head: bytes, limits: StudyLimits) -> list[Slice]:
+def _try_slices(upload: Upload, entry: Entry, head: bytes, limits: StudyLimits, deflated: _Deflated) -> list[Slice]:
     if len(head) < min(entry.size, 512):
         raise header.MoreError
     syntax, sop_class, start = header.transfer_syntax(head)
@@ -133,9 +149,14 @@ def _try_slices(upload: Upload, entry: Entry, head: bytes, limits: StudyLimits) 
     deflated_at = None
     if syntax == DEFLATED:
         head, start, deflated_at = _inflated_dataset(upload, entry, start), 0, start
+        deflated.add(len(head), entry.size)
     try:
         return header.slices(entry, head, syntax, start, deflated_at=deflated_at, limits=limits)
-    except (header.MoreError, header.DroppedError, RefusedError, MemoryError):
+    except header.MoreError:
+        if deflated_at is not None:  # it is there as a whole
+            raise header.DroppedError("no pixel data") from None
+        raise
+    except (header.DroppedError, RefusedError, MemoryError):
         raise
     except Exception:  # noqa: BLE001  # pydicom raises anything on a damaged data set
         raise header.DroppedError("a damaged header") from None

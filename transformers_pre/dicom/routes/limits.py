@@ -45,6 +45,10 @@ class Limits(BaseModel):
     """Most decompressed bytes a compressed one."""
     max_matrix: int
     """Most rows and columns of an image."""
+    max_decoded_bytes: int
+    """Most bytes of the images of one series, decoded."""
+    max_extent_mm: float
+    """Longest side of the box that they fill."""
     min_slices: int
     """Fewest slices of a volume."""
     decode_timeout_seconds: float
