@@ -4,7 +4,7 @@ The KServe model around it (`serving.predictor`) does the rest: protocols, batch
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from serving.errors import ServingError
 
@@ -33,6 +33,14 @@ class Engine(Protocol[Item_contra, Result_co]):
 
     def close(self) -> None:
         """Frees what `load` took."""
+
+
+@runtime_checkable
+class Described(Protocol):
+    """An engine, or a model around it, that says what it is made of."""
+
+    def described(self) -> dict[str, Any]:
+        """For the V2 metadata's `parameters`, as JSON: such as the weights' hashes, and what has none. Empty until loaded."""
 
 
 @runtime_checkable

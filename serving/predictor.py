@@ -11,7 +11,7 @@ from kserve.errors import ModelNotReady
 from serving import telemetry
 from serving.admission import Admission
 from serving.batching import Batcher
-from serving.engine import ConcurrentEngine, Engine
+from serving.engine import ConcurrentEngine, Described, Engine
 from serving.errors import TooLarge
 from serving.settings import PredictorSettings
 from serving.threads import in_turn
@@ -119,6 +119,11 @@ class Predictor(Model, Generic[I, R]):  # type: ignore[misc]  # kserve ships no 
     def get_output_types(self) -> list[dict[str, Any]]:
         """V2 metadata."""
         return self._contract.output_types()
+
+    def described(self) -> dict[str, Any]:
+        """The contract, and what the engine says of its weights."""
+        known = self._engine.described() if isinstance(self._engine, Described) else {}
+        return {"contract": self._contract.NAME, **known}
 
     def validate(self, payload: Any) -> Any:
         """KServe checks the shape of V1 and V2 bodies here; the contract has done so in `preprocess`."""

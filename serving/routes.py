@@ -20,6 +20,7 @@ from kserve.errors import ModelNotFound, ModelNotReady
 from starlette.staticfiles import StaticFiles
 
 from serving import VERSION, v2
+from serving.engine import Described
 from serving.errors import InvalidInput, NotFound, Overloaded, TooLarge, UnsupportedMedia
 from serving.middleware import unless_disconnected, whole_number
 from serving.threads import in_turn
@@ -155,9 +156,7 @@ def protocol_router(model: Model, limit: JsonLimit, bodies: BodyBudget) -> APIRo
     """V1 `:predict`, V2 `infer` and server metadata, for the one model of this pod."""
     routes = APIRouter()
 
-    @routes.get("/v2", tags=["V2"], summary="Server metadata")
-    async def metadata() -> dict[str, Any]:
-        return v2.server_metadata()
+    routes.include_router(_metadata_router(model))
 
     def ready(name: str) -> Model:
         if name != model.name:
@@ -199,6 +198,28 @@ def protocol_router(model: Model, limit: JsonLimit, bodies: BodyBudget) -> APIRo
             call = served(decoded, headers=dict(request.headers))
             answer, headers = await unless_disconnected(request.receive, call)
         return Response(orjson.dumps(answer), media_type="application/json", headers=headers)
+
+    return routes
+
+
+def _metadata_router(model: Model) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/v2", tags=["V2"], summary="Server metadata")
+    async def metadata() -> dict[str, Any]:
+        return v2.server_metadata()
+
+    @routes.get("/v2/models/{model_name}", tags=["V2"], summary="Model metadata: inputs, outputs, what the weights are")
+    async def model_metadata(model_name: str) -> dict[str, Any]:
+        if model_name != model.name:
+            raise ModelNotFound(model_name)
+        found = {
+            "name": model.name,
+            "platform": "",
+            "inputs": model.get_input_types(),
+            "outputs": model.get_output_types(),
+        }
+        return {**found, "parameters": model.described()} if isinstance(model, Described) else found
 
     return routes
 

@@ -202,6 +202,18 @@ def uploaded(images: Iterable[Dataset], syntax: str = ExplicitVRLittleEndian) ->
     return stored(zipped(dicom(image, syntax) for image in images))
 
 
+def siemens() -> list[bytes]:
+    """20 slices as a Siemens scanner writes them: 512 x 512, 12 bits, JPEG 2000, from head to feet, thicker than their step."""
+    images = scan(count=20, rows=512, columns=512, spacing=(0.9765625, 0.9765625), step=2.0, SliceThickness=3)
+    for image in images:
+        left, back, head = (float(value) for value in image.ImagePositionPatient)
+        image.ImagePositionPatient = [left, back - 188, head - 785.5]
+        image.Manufacturer, image.ConvolutionKernel = "SIEMENS", ["Br38f", "3"]
+        image.ImageType, image.PatientPosition = ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"], "HFS"
+        set_pixels(image, hounsfield(image), bits=12)
+    return [dicom(image, JPEG2000Lossless) for image in reversed(images)]
+
+
 def enhanced(images: Sequence[Dataset]) -> Dataset:
     """The same series as one multi-frame Enhanced CT image."""
     first = images[0]

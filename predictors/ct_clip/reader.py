@@ -149,6 +149,10 @@ class CtReader:
         absent = sorted({"zero_shot", "vocabfine", "classfine", "supervised", RISK} - told.keys())
         return {**told, "absent": absent, "dtype": self._settings.dtype, "licence": _LICENCE}
 
+    def described(self) -> dict[str, Any]:
+        """The same provenance as in every answer, `absent` heads by name."""
+        return {"model": self._model} if self._model else {}
+
     def batch_key(self, item: CtInput) -> Hashable:
         """Volumes of one shape share a batch."""
         return item.volume.shape

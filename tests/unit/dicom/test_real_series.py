@@ -1,6 +1,7 @@
 """20 slices of a real scan (Siemens, JPEG 2000), which `make test` fetches: the volume that the original would make of them.
 
-They are decoded by another library for that, GDCM in SimpleITK.
+They are decoded by another library for that, GDCM in SimpleITK. Where nothing can be fetched, a generated series alone stands in:
+the tests' names say which, `real` or `generated`.
 """
 
 from pathlib import Path
@@ -9,26 +10,37 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tests.ct_series import stored, tarred, zipped
+from tests.ct_series import siemens, stored, tarred, zipped
 from tests.unit.dicom.conftest import Reading
 
-SERIES = Path(__file__).parents[3] / ".data/ct-series/example_ct_dicom"
+REAL = Path(__file__).parents[3] / ".data/ct-series/example_ct_dicom"
 ORIGINAL = 3e-4
 """How far values may be from the original's, 1 being 1000 HU: it resamples in float64."""
 
 
+@pytest.fixture(scope="module", params=[*(["real"] if REAL.is_dir() else []), "generated"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file a slice."""
+    if request.param == "real":
+        return REAL
+    made = tmp_path_factory.mktemp("series")
+    for number, data in enumerate(siemens()):
+        (made / f"{number:02d}.dcm").write_bytes(data)
+    return made
+
+
 @pytest.fixture(scope="module")
-def files() -> list[bytes]:
-    found = [path.read_bytes() for path in sorted(SERIES.iterdir())]
+def files(folder: Path) -> list[bytes]:
+    found = [path.read_bytes() for path in sorted(folder.iterdir())]
     assert len(found) == 20
     return found
 
 
-def test_the_volume_is_the_originals(read: Reading, files: list[bytes]) -> None:
+def test_the_volume_is_the_originals(read: Reading, folder: Path, files: list[bytes]) -> None:
     from tests import ct_reference
 
     study = read(stored(zipped(files)))
-    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(SERIES)), sitk.sitkFloat64)
+    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)), sitk.sitkFloat64)
     hu = sitk.GetArrayFromImage(image)
     columns, rows, slices = image.GetSpacing()
     expected = ct_reference.volume(hu, (round(slices, 5), rows, columns))
