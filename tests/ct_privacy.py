@@ -52,5 +52,6 @@ FAULTS: dict[str, Any] = {
     "image type": lambda images: [setattr(image, "ImageType", [MARKER, MARKER]) for image in images],
     "acquisition": lambda images: [image.add_new(0x00200012, "LO", MARKER) for image in images],
     "frames": lambda images: [image.add_new(0x00280008, "LO", MARKER) for image in images],
+    "long text": lambda images: [image.add_new(0x00200012, "LT", MARKER * 100) for image in images],
     "slope": lambda images: [image.add_new(0x00281053, "LO", MARKER) for image in images],
 }

@@ -30,8 +30,9 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _ENCRYPTED = 0x2041  # bits 0 (encrypted), 6 (strongly), 13 (its directory too)
 _STORED, _DEFLATED = 0, 8
 _MAX_DIRECTORY_BYTES = 64 << 20
-_MAX_TAR_HEADER_BYTES = 1 << 20  # names and the like of one member
+_MAX_TAR_HEADER_BYTES = 1 << 14  # names and the like of one member
 _PIECE = 1 << 18
+_FIRST_PIECE = 1 << 14  # headers are small, and so may joined gzip files be
 _SMALL = 1 << 20  # a ratio says nothing about an archive that stays below this
 
 
@@ -53,7 +54,7 @@ class Upload:
     def pieces(self, entry: Entry) -> Iterator[bytes]:
         """The file's bytes as they are stored, piece by piece."""
         position, end = entry.start, entry.start + entry.stored
-        piece = 1 << 14  # headers are small
+        piece = _FIRST_PIECE
         while position < end:
             data = self.at(position, min(piece, end - position), scratch=entry.scratch)
             if not data:
@@ -159,8 +160,10 @@ def unpack_gzip(upload: Upload, scratch: int, limits: StudyLimits) -> int:
     total = position = 0
     while position < upload.size:  # gzip files may be joined
         stream = isal_zlib.decompressobj(31)
+        piece = _FIRST_PIECE
         while not stream.eof:
-            data = upload.at(position, _PIECE)
+            data = upload.at(position, piece)
+            piece = _PIECE
             if not data:
                 raise _damaged("it ends within the gzip stream")
             position += len(data)
