@@ -100,6 +100,17 @@ def text_of_pickle(file: Path, out: Path) -> None:
     booster.save_model(str(out))
 
 
+def _labels(file: Path) -> list[str]:
+    """The labels of a file. Raises ValueError when there are none, or one stands twice."""
+    found = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    if not found:
+        raise ValueError(f"{file} names no findings, one a line is expected")
+    twice = sorted({label for label in found if found.count(label) > 1})
+    if twice:
+        raise ValueError(f"{file} names findings twice: {', '.join(twice[:5])}")
+    return found
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -123,15 +134,13 @@ def main() -> None:
         elif options.checkpoint is None or options.head is None:
             raise ValueError("name a checkpoint and its --head, or a --lightgbm model")
         else:
-            findings = (
-                [line.strip() for line in options.findings.read_text().splitlines()] if options.findings else None
-            )
+            findings = _labels(options.findings) if options.findings else None
             made = prepare(
                 options.checkpoint,
                 options.head,
                 version=options.version,
                 tokenizer=options.tokenizer,
-                findings=[line for line in findings if line] if findings else None,
+                findings=findings,
                 half=options.half,
                 keep_text=options.keep_text_encoder,
                 text_heads=options.text_heads,

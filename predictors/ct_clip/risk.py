@@ -37,6 +37,22 @@ def features(supervised: npt.NDArray[np.float32], by_text: npt.NDArray[np.float3
     return np.concatenate([*groups, aggregates])
 
 
+def _order(wanted: Sequence[str], names: Sequence[str], file: Path) -> list[int]:
+    """Places among `names` of the features that a model wants. Raises ValueError for one that is not there, or there twice."""
+    if len(wanted) == len(names) and all(name.startswith("Column_") for name in wanted):
+        return list(range(len(names)))  # trained without names: by position
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise ValueError(
+            f"{file.name} wants {len(wanted)} features, {len(missing)} of which the loaded heads do not give: "
+            f"{', '.join(missing[:5])}; they give {len(names)}"
+        )
+    twice = [name for name in wanted if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"{file.name} wants features that both groups of findings have: {', '.join(twice[:5])}")
+    return [names.index(name) for name in wanted]
+
+
 class RiskModel:
     """A LightGBM model with its threshold."""
 
@@ -61,17 +77,9 @@ class RiskModel:
         except lightgbm.basic.LightGBMError as error:
             raise ValueError(f"{file.name} is no text file of a LightGBM model: {error}") from None
         names = feature_names(supervised, by_text)
-        wanted = [_canonical(name) for name in booster.feature_name()]
-        if len(wanted) == len(names) and all(name.startswith("Column_") for name in wanted):
-            wanted = [_canonical(name) for name in names]  # trained without names: by position
-        known = {_canonical(name): place for place, name in enumerate(names)}
-        missing = [name for name in wanted if name not in known]
-        if missing:
-            raise ValueError(
-                f"{file.name} wants {len(wanted)} features, {len(missing)} of which the loaded heads do not give: "
-                f"{', '.join(missing[:5])}; they give {len(names)}"
-            )
-        order = [known[name] for name in wanted]
+        order = _order(
+            [_canonical(name) for name in booster.feature_name()], [_canonical(name) for name in names], file
+        )
         return cls(booster, order, names, len(supervised) + len(by_text), threshold)
 
     def assess(self, supervised: Scores, by_text: Scores) -> Risk:

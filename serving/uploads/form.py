@@ -22,6 +22,8 @@ class Form(BaseModel):
 
     lists: ClassVar[frozenset[str]] = frozenset()
     """Fields that take every value sent; of the others the last one counts."""
+    private: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose values no refusal repeats."""
     refused: ClassVar[dict[str, str]] = {}
     """Fields that ask for what is not done here, and what to do instead."""
     file: ClassVar[str] = "The file."
@@ -76,7 +78,7 @@ class Form(BaseModel):
         try:
             return cls.model_validate(values)
         except pydantic.ValidationError as error:
-            raise _refusal(error, sent_as) from None
+            raise _refusal(error, sent_as, cls.private) from None
 
     @classmethod
     def openapi(cls) -> dict[str, Any]:
@@ -96,10 +98,11 @@ def json_openapi(form: type[Form], besides: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def _refusal(error: pydantic.ValidationError, sent_as: dict[str, str]) -> InvalidInput:
+def _refusal(error: pydantic.ValidationError, sent_as: dict[str, str], private: frozenset[str]) -> InvalidInput:
     first = error.errors()[0]
     name = sent_as[str(first["loc"][0])]
     reason = first["msg"].removeprefix("Value error, ")
     value = str(first["input"])
     shown = value if len(value) <= 40 else value[:40] + "…"
-    return InvalidInput(f"{name}: {reason} (got '{shown}')", code="unsupported_value", param=name)
+    told = "" if first["loc"][0] in private else f" (got '{shown}')"
+    return InvalidInput(f"{name}: {reason}{told}", code="unsupported_value", param=name)

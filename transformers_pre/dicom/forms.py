@@ -22,6 +22,7 @@ _UID_CHARACTERS = 64  # PS3.5, 9.1
 
 
 def _uid(text: str) -> str:
+    text = text.strip()
     if len(text) > _UID_CHARACTERS or not _UID.fullmatch(text):
         raise ValueError("a UID is numbers joined by dots, 64 characters at most")
     return text
@@ -31,6 +32,7 @@ class StudyForm(Form):
     """What is to be read from a study."""
 
     lists: ClassVar[frozenset[str]] = frozenset({"heads", "prompts"})
+    private: ClassVar[frozenset[str]] = frozenset({"series_uid", "prompts"})
     file: ClassVar[str] = (
         "The study: a ZIP, a tar or tar.gz of DICOM files, or one multi-frame DICOM file; DICOM files one by one, when the field "
         "is sent more than once."

@@ -206,6 +206,12 @@ def _even(along: Floats, warnings: list[str]) -> tuple[Floats, int, float, list[
         filled = [float((along[number] + along[number + 1]) / 2) for number in np.flatnonzero(multiples > 1)]
         if filled:
             warnings.append(f"{len(filled)} missing slices are interpolated from their neighbours")
+        measured = (along - along[0]) / step
+        if np.abs(measured - places).max() * step > slack:  # small differences add up
+            warnings.append(
+                f"the slices are {gaps.min():.2f} to {gaps.max():.2f} mm apart: resampled from where they lie"
+            )
+            places = measured
         return places, steps, step, [round(place, 2) for place in filled]
     wide = np.flatnonzero(gaps > 1.5 * usual)
     if len(wide):

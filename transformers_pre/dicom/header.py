@@ -36,10 +36,13 @@ DICOMDIR: Final = "1.2.840.10008.1.3.10"
 _LUNG_KERNELS = ("LUNG", "B70", "B80", "FC51", "FC81")
 _STANDARD_KERNELS = ("STANDARD", "B30", "B31", "FC30")
 
+_HOUNSFIELD = ("", "HU", "US")
+"""RescaleType (PS3.3, C.11.1.1.2) of images in Hounsfield units; US is "unspecified", which CT images are HU by default."""
+
 _TAGS: Final = [
     *(0x00080008, 0x00080016, 0x00080060, 0x0020000D, 0x0020000E, 0x00200052, 0x00200012, 0x00181210, 0x00282110),
     *(0x00280002, 0x00280008, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103, 0x00280120),
-    *(0x00280121, 0x00281052, 0x00281053, 0x00200032, 0x00200037, 0x00280030, 0x00200100, 0x00181060),
+    *(0x00280121, 0x00281052, 0x00281053, 0x00281054, 0x00200032, 0x00200037, 0x00280030, 0x00200100, 0x00181060),
     *(0x52009229, 0x52009230),
 ]
 
@@ -277,6 +280,12 @@ def _level(levels: list[_Header], tag: int) -> _Header:
     return levels[0]
 
 
+def _check_unit(kind: str) -> None:
+    """Raises DroppedError for images of something else, such as atomic numbers or densities of a dual-energy scan."""
+    if kind.strip().upper() not in _HOUNSFIELD:
+        raise DroppedError("values that are not Hounsfield units (RescaleType)")
+
+
 def _slice(levels: list[_Header], image: _Image, matrix: tuple[int, int], frame: int, frames: int) -> Slice | None:
     """One frame; None for a localizer. Its attributes stand in the first of `levels`, or in those after it."""
     header = levels[0]
@@ -292,8 +301,9 @@ def _slice(levels: list[_Header], image: _Image, matrix: tuple[int, int], frame:
     signed = header.need_short(0x00280103) == 1
     slope = _level(levels, 0x00281053).floats(0x00281053, 1)
     intercept = _level(levels, 0x00281052).floats(0x00281052, 1)
-    if slope == (0.0,):
-        raise ValueError("a slope of 0")
+    if slope is not None and slope[0] <= 0:
+        raise ValueError("a slope that is not above 0")
+    _check_unit(_level(levels, 0x00281054).text(0x00281054))
     return Slice(
         entry=image.entry,
         frame=frame,

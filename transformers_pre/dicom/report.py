@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from serving.contracts.ct_volume import SHAPE, SPACING_MM
+from serving.errors import Unprocessable
 from transformers_pre.dicom.geometry import Stack
 from transformers_pre.dicom.records import Kernel
 from transformers_pre.dicom.series import Choice
@@ -140,6 +141,12 @@ def _of_values(stack: Stack) -> list[str]:
     found = []
     if counts["lossy"]:
         found.append(f"{counts['lossy']} images were compressed with loss")
+    if 0 < counts["unscaled"] < len(stack.slices):
+        raise Unprocessable(
+            f"{counts['unscaled']} of {len(stack.slices)} images have no slope and intercept, the others have: "
+            "their values are not of one scale",
+            code="mixed_rescale",
+        )
     if counts["unscaled"]:
         found.append(
             f"{counts['unscaled']} images have no slope and intercept: their values are taken for Hounsfield units"

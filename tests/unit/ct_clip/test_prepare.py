@@ -66,6 +66,19 @@ def test_a_head_that_does_not_fit_is_refused(folder: Path, file: str, options: d
         prepare.prepare(folder / f"{file}.pt", version="1", **options)
 
 
+@pytest.mark.parametrize(("labels", "told"), [(" \n", "names no findings"), ("a\nb\na\n", "findings twice: a")])
+def test_a_file_of_findings_has_each_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: str, told: str
+) -> None:
+    (tmp_path / "labels.txt").write_text(labels)
+    arguments = ["prepare", str(folder / "classfine.pt"), "--head", "classfine", "--version", "1"]
+    named = ["--findings", str(tmp_path / "labels.txt"), "--out", str(tmp_path / "made.safetensors")]
+    monkeypatch.setattr(sys, "argv", [*arguments, *named])
+    with pytest.raises(SystemExit, match=told):
+        prepare.main()
+    assert not (tmp_path / "made.safetensors").exists()
+
+
 def test_other_files_are_no_bundles(tmp_path: Path) -> None:
     save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors")
     (tmp_path / "y.safetensors").write_bytes(b"no")

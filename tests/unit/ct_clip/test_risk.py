@@ -63,3 +63,33 @@ def test_a_model_of_other_features_is_refused(folder: Path, tmp_path: Path) -> N
         RiskModel.load(tmp_path / "no.txt", FINDINGS, PATHOLOGIES, 0.4)
     with pytest.raises(ValueError, match="LIGHTGBM_MODEL_PATH: there is no"):
         RiskModel.load(tmp_path / "none.txt", FINDINGS, PATHOLOGIES, 0.4)
+
+
+def test_features_without_names_go_by_their_places(tmp_path: Path) -> None:
+    """Also where both groups have a finding of one name, and by name such a model is refused."""
+    import lightgbm
+
+    supervised, by_text = ("a", "b"), ("b", "c")
+    rng = np.random.default_rng(0)
+    rows = rng.uniform(0, 1, (400, len(risk.feature_names(supervised, by_text))))
+    parameters = {"objective": "binary", "verbosity": -1, "num_threads": 1}
+    trained = lightgbm.train(parameters, lightgbm.Dataset(rows, rows[:, 1] > 0.5), 20)
+    trained.save_model(tmp_path / "places.txt")
+    model = RiskModel.load(tmp_path / "places.txt", supervised, by_text, 0.4)
+
+    def pathology(second: float, third: float) -> bool:
+        values = (np.array(each, np.float32) for each in ((0.1, second), (third, 0.1)))
+        one, other = (Scores(labels, each) for labels, each in zip((supervised, by_text), values, strict=True))
+        return model.assess(one, other).pathology
+
+    assert (pathology(0.9, 0.1), pathology(0.1, 0.9)) == (True, False)
+    names = ["a", "b", *(f"other{number}" for number in range(rows.shape[1] - 2))]
+    text = (tmp_path / "places.txt").read_text()
+    named = text.replace(" ".join(f"Column_{number}" for number in range(rows.shape[1])), " ".join(names))
+    (tmp_path / "named.txt").write_text(named)
+    with pytest.raises(ValueError, match="do not give: other0"):
+        RiskModel.load(tmp_path / "named.txt", supervised, by_text, 0.4)
+    twice = lightgbm.train(parameters, lightgbm.Dataset(rows[:, :1], rows[:, 1] > 0.5, feature_name=["b"]), 2)
+    twice.save_model(tmp_path / "twice.txt")
+    with pytest.raises(ValueError, match="both groups of findings have: b"):
+        RiskModel.load(tmp_path / "twice.txt", supervised, by_text, 0.4)

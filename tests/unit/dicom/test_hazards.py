@@ -280,6 +280,42 @@ def test_uneven_slices_are_resampled_from_where_they_lie(read: Reading) -> None:
     assert np.abs(study.volume - expected).max() < 0.005
 
 
+def test_small_differences_of_spacing_do_not_add_up(read: Reading) -> None:
+    """Each step is within the tolerance of even ones; in the middle the slices would lie 1.7 mm beside their places."""
+    steps = np.repeat([3.0, 3.14], 24)
+    places = np.concatenate([[0.0], np.cumsum(steps)]) - steps.sum() / 2
+    study = read(uploaded(scan(along=places)))
+    step = steps.sum() / 48
+    even = scan(count=49, step=step)
+    expected = ct_reference.volume(np.stack([hounsfield(image) for image in even]), (round(step, 5), 2.0, 2.0))
+    assert "resampled from where they lie" in warnings_of(study)
+    assert np.abs(study.volume - expected).max() < 0.005
+
+
+@pytest.mark.parametrize("kind", ["Z_EFF", "ED", "MGML", "HU_MOD"])
+def test_values_that_are_not_hounsfield_units_are_refused(read: Reading, kind: str) -> None:
+    with pytest.raises(Unprocessable, match=r"24 x values that are not Hounsfield units \(RescaleType\)"):
+        read(uploaded(scan(RescaleType=kind)))
+
+
+def test_a_negative_slope_is_refused(read: Reading) -> None:
+    with pytest.raises(Unprocessable):
+        read(uploaded(scan(RescaleSlope=-1.0)))
+
+
+@pytest.mark.parametrize("kind", ["HU", "US"])
+def test_hounsfield_units_by_name(read: Reading, expected: Volume, kind: str) -> None:
+    assert difference(read(uploaded(scan(RescaleType=kind))), expected) < EXACT
+
+
+def test_images_of_two_scales_are_refused(read: Reading) -> None:
+    images = scan()
+    del images[7].RescaleSlope, images[7].RescaleIntercept
+    with pytest.raises(Unprocessable, match="1 of 24 images have no slope and intercept") as caught:
+        read(uploaded(images))
+    assert caught.value.code == "mixed_rescale"
+
+
 def phases(**of_second: Any) -> list[Dataset]:
     """Two phases in one series, at the same places."""
     first, second = scan(), scan(what=lambda *points: ct_series.body(*points) + 40)

@@ -61,6 +61,13 @@ async def test_fields_that_are_not_accepted(pod: CtLoopback, fields: dict[str, A
     assert refused.json()["param"] == param
 
 
+async def test_no_refusal_repeats_a_uid(pod: CtLoopback) -> None:
+    refused = await pod.post(series_uid="IVANOV^IVAN 1.2.840.113619")
+    assert await pod.refusal(refused) == (400, "unsupported_value")
+    assert "IVANOV" not in refused.text
+    assert "113619" not in refused.text
+
+
 async def test_a_prompt_that_is_too_long(pod: CtLoopback) -> None:
     refused = await pod.post(prompts="x" * 1001)
     assert (await pod.refusal(refused))[0] == 413
