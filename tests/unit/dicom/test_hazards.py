@@ -13,7 +13,7 @@ from pydicom.uid import generate_uid
 
 from serving.errors import Unprocessable
 from tests import ct_reference, ct_series
-from tests.ct_series import hounsfield, scan, set_pixels, uploaded
+from tests.ct_series import enhanced, hounsfield, scan, set_pixels, uploaded
 from tests.unit.dicom.conftest import Reading
 from transformers_pre.dicom.reader import Study
 
@@ -296,6 +296,15 @@ def test_small_differences_of_spacing_do_not_add_up(read: Reading) -> None:
 def test_values_that_are_not_hounsfield_units_are_refused(read: Reading, kind: str) -> None:
     with pytest.raises(Unprocessable, match=r"24 x values that are not Hounsfield units \(RescaleType\)"):
         read(uploaded(scan(RescaleType=kind)))
+
+
+def test_the_unit_of_a_multi_frame_image_stands_in_its_frames(read: Reading, expected: Volume) -> None:
+    image = enhanced(scan())
+    assert difference(read(uploaded([image])), expected) < EXACT
+    for group in image.PerFrameFunctionalGroupsSequence:
+        group.PixelValueTransformationSequence[0].RescaleType = "Z_EFF"
+    with pytest.raises(Unprocessable, match=r"values that are not Hounsfield units \(RescaleType\)"):
+        read(uploaded([image]))
 
 
 def test_a_negative_slope_is_refused(read: Reading) -> None:
