@@ -67,7 +67,7 @@ async def receive_body(request: Request, take: Callable[[int], None] = lambda _:
 
     Args:
         request: whose body it is.
-        take: is told of memory before it is used; it may refuse.
+        take: is told of bytes as they arrive, before they take memory; it may refuse.
 
     Raises:
         InvalidInput: the body is not as long as it says.
@@ -80,20 +80,31 @@ async def receive_body(request: Request, take: Callable[[int], None] = lambda _:
         gathered = (
             bytearray()
         )  # grows in place; joining the chunks would hold the event loop for half a second a gigabyte
-        async for chunk in request.stream():
-            take(len(chunk))
-            gathered += chunk
+        try:
+            async for chunk in request.stream():
+                take(len(chunk))
+                gathered += chunk
+        except BaseException:
+            gathered.clear()  # a refusal's traceback would keep it
+            raise
         return memoryview(gathered)
-    take(size)
-    # Anonymous memory: pages cost nothing until bytes arrive in them, so a header alone cannot take memory.
-    buffer = memoryview(mmap.mmap(-1, size) if size else bytearray())
-    async for chunk in request.stream():
-        if end + len(chunk) > size:
-            raise InvalidInput(f"the body is longer than its Content-Length of {size} bytes")
-        buffer[end : end + len(chunk)] = chunk
-        end += len(chunk)
-    if end != size:
-        raise InvalidInput(f"the body ended after {end} of {size} bytes")
+    # Anonymous memory: pages cost nothing until bytes arrive in them, so a header alone cannot take memory, nor a share of it.
+    pages = mmap.mmap(-1, size) if size else None
+    buffer = memoryview(pages or bytearray())
+    try:
+        async for chunk in request.stream():
+            if end + len(chunk) > size:
+                raise InvalidInput(f"the body is longer than its Content-Length of {size} bytes")
+            take(len(chunk))
+            buffer[end : end + len(chunk)] = chunk
+            end += len(chunk)
+        if end != size:
+            raise InvalidInput(f"the body ended after {end} of {size} bytes")
+    except BaseException:
+        buffer.release()
+        if pages is not None:
+            pages.close()
+        raise
     return buffer
 
 

@@ -1,5 +1,6 @@
 """V1 and V2 over HTTP: the limits of JSON, which are smaller than the body's, and how outputs are asked for."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
@@ -95,3 +96,18 @@ async def test_a_body_that_finds_no_room_is_503(serve_app: ServeApp, path: str) 
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(body), 100):
         yield body[start : start + 100]
+
+
+async def test_a_length_that_is_only_announced_takes_no_room(serve_app: ServeApp) -> None:
+    """Else two headers would keep everybody else out for as long as a request may last."""
+    port = await serve_app(predictor(bodies=500))
+    liars = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+    for _, writer in liars:
+        writer.write(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: m\r\nContent-Length: 400\r\n\r\n{")
+        await writer.drain()
+    body = b'{"inputs": [{"name": "X", "shape": [1], "datatype": "FP32", "data": [1.0]}]}'.ljust(400)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        for _ in range(20):  # meanwhile the liars' requests have begun
+            assert (await client.post("/v2/models/m/infer", content=body)).status_code == 200
+    for _, writer in liars:
+        writer.close()
