@@ -7,8 +7,10 @@ that KServe's stage metrics and readiness stay in force. Not here: any route of 
 import contextlib
 import importlib.resources
 import mmap
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import orjson
@@ -58,8 +60,18 @@ class BodyBudget:
 
         try:
             yield take
+        except BaseException as error:
+            _forget_locals(error)
+            raise
         finally:
             self._held -= taken
+
+
+def _forget_locals(error: BaseException | None) -> None:
+    """Frees what the finished calls of a failure hold: a body would outlive its share until the collector comes by."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 async def receive_body(request: Request, take: Callable[[int], None] = lambda _: None) -> memoryview:
@@ -148,19 +160,25 @@ class JsonLimit:
             )
 
     async def decoded(self, text: memoryview, decode: Callable[[], R]) -> R:
-        """What `decode` makes of a body with the JSON `text`. Raises TooLarge, and what `decode` raises."""
+        """What `decode` makes of a body with the JSON `text`. Raises TooLarge, and what `decode` raises.
 
-        def checked() -> R:
-            self.check(text)
-            return decode()
+        `decode` is no closure over the body: the frame of one keeps it, whatever is cleared (`BodyBudget`).
+        """
+        return (
+            self._decoded(text, decode)
+            if len(text) <= _AT_ONCE
+            else await in_turn(partial(self._decoded, text, decode))
+        )
 
-        return checked() if len(text) <= _AT_ONCE else await in_turn(checked)
+    def _decoded(self, text: memoryview, decode: Callable[[], R]) -> R:
+        self.check(text)
+        return decode()
 
     async def receive(self, request: Request, take: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
         """The JSON object that is a request's body. Raises InvalidInput or TooLarge, and what `take` does."""
         self.check_size(whole_number(request.headers, "Content-Length") or 0)
         body = await receive_body(request, take)
-        return await self.decoded(body, lambda: _json_object(body))
+        return await self.decoded(body, partial(_json_object, body))
 
 
 def protocol_router(model: Model, limit: JsonLimit, bodies: BodyBudget) -> APIRouter:
@@ -183,14 +201,7 @@ def protocol_router(model: Model, limit: JsonLimit, bodies: BodyBudget) -> APIRo
         declared = whole_number(request.headers, "Content-Length") if json_length is None else json_length
         limit.check_size(declared or 0)
         with bodies.share() as take:
-            body = await receive_body(request, take)
-            text = body if json_length is None else body[:json_length]
-            decoded = await limit.decoded(text, lambda: v2.decode_request(body, json_length, model_name))
-            v2.wants_binary(decoded, [])  # refused before the model works for nothing
-            call = served(decoded, headers=dict(request.headers))
-            answer, headers = await unless_disconnected(request.receive, call)
-        binary = v2.wants_binary(decoded, [output.name for output in answer.outputs])
-        return v2_response(answer, binary, headers)
+            return await _inferred(served, request, json_length, limit, take)
 
     @routes.post("/v2/models/{model_name}/versions/{version}/infer", tags=["V2"], include_in_schema=False)
     @routes.get("/v2/models/{model_name}/versions/{version}/{rest:path}", tags=["V2"], include_in_schema=False)
@@ -203,14 +214,31 @@ def protocol_router(model: Model, limit: JsonLimit, bodies: BodyBudget) -> APIRo
     async def predict(model_name: str, request: Request) -> Response:
         served = ready(model_name)
         with bodies.share() as take:
-            decoded = await limit.receive(request, take)
-            if not isinstance(decoded.get("instances"), list):
-                raise InvalidInput("the body must be an object with a list 'instances'", param="instances")
-            call = served(decoded, headers=dict(request.headers))
-            answer, headers = await unless_disconnected(request.receive, call)
-        return Response(orjson.dumps(answer), media_type="application/json", headers=headers)
+            return await _predicted(served, request, limit, take)
 
     return routes
+
+
+async def _inferred(
+    served: Model, request: Request, json_length: int | None, limit: JsonLimit, take: Callable[[int], None]
+) -> Response:
+    """The answer to a V2 request, whose body is held by this call alone."""
+    body = await receive_body(request, take)
+    text = body if json_length is None else body[:json_length]
+    decoded = await limit.decoded(text, partial(v2.decode_request, body, json_length, served.name))
+    v2.wants_binary(decoded, [])  # refused before the model works for nothing
+    answer, headers = await unless_disconnected(request.receive, served(decoded, headers=dict(request.headers)))
+    binary = v2.wants_binary(decoded, [output.name for output in answer.outputs])
+    return v2_response(answer, binary, headers)
+
+
+async def _predicted(served: Model, request: Request, limit: JsonLimit, take: Callable[[int], None]) -> Response:
+    """The answer to a V1 request, whose body is held by this call alone."""
+    decoded = await limit.receive(request, take)
+    if not isinstance(decoded.get("instances"), list):
+        raise InvalidInput("the body must be an object with a list 'instances'", param="instances")
+    answer, headers = await unless_disconnected(request.receive, served(decoded, headers=dict(request.headers)))
+    return Response(orjson.dumps(answer), media_type="application/json", headers=headers)
 
 
 def _metadata_router(model: Model) -> APIRouter:
