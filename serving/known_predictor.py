@@ -5,6 +5,7 @@ A predictor that was scaled to zero is not woken to be looked at.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -25,6 +26,11 @@ class KnownPredictor(PredictorClient):
     _device: str | None = None
     _loaded = False
     _asking: asyncio.Task[Any] | None = None
+
+    def __init__(self, *args: Any, **how: Any):
+        super().__init__(*args, **how)
+        self._answered = asyncio.Event()
+        """A call was answered: there is no reason to go on pausing between tries."""
 
     @classmethod
     def of(cls, settings: TransformerSettings) -> Self:
@@ -66,6 +72,8 @@ class KnownPredictor(PredictorClient):
         if answered == self._loaded:
             return
         self._loaded = answered
+        if answered:
+            self._answered.set()
         # It may be another process on another device by now, or one that is well but too busy for this call.
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask())
@@ -81,5 +89,7 @@ class KnownPredictor(PredictorClient):
     async def _ask_until_ready(self) -> None:
         pause = _FIRST_PAUSE
         while not await self._ask():
-            await asyncio.sleep(pause)
+            self._answered.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._answered.wait(), pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

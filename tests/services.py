@@ -54,33 +54,38 @@ def kaldi(
     return _service("predictors.kaldi_asr", model, variables, transformer_flags)
 
 
-@contextlib.contextmanager
-def _service(module: str, name: str, variables: Mapping[str, str], flags: Mapping[str, Any]) -> Iterator[Service]:
-    with Pod(module, name, variables) as predictor:
-        address = predictor.url.removeprefix("http://")
-        with Pod("transformers_pre.audio", name, **{"predictor_host": address, **flags}) as transformer:
-            predictor.until_ready(STARTING_SECONDS)
-            yield Service(predictor, transformer.until_ready(STARTING_SECONDS))
-
-
-@contextlib.contextmanager
-def chest_ct(
-    predictor: str = "tests.ct_pod", env: Mapping[str, str] | None = None, **transformer_flags: Any
-) -> Iterator[Service]:
-    """The chest-CT service, both pods ready; its engine is the contract's fake, unless `predictor` is another pod's module."""
-    with Pod(predictor, "ct", env) as engine:
-        flags = {"predictor_host": engine.url.removeprefix("http://"), **transformer_flags}
-        with Pod("transformers_pre.dicom", "ct", env, **flags) as transformer:
-            engine.until_ready(STARTING_SECONDS)
-            yield Service(engine, transformer.until_ready(STARTING_SECONDS))
-
-
-@contextlib.contextmanager
-def captions(env: Mapping[str, str] | None = None, **transformer_flags: Any) -> Iterator[Service]:
+def captions(
+    env: Mapping[str, str] | None = None, **transformer_flags: Any
+) -> contextlib.AbstractContextManager[Service]:
     """The captioning service, with random weights unless `env` names others; both pods ready."""
     variables = {"MODEL_ID": "demo:random", "NUM_THREADS": "2", "DEVICE": "cpu", **(env or {})}
-    with Pod("predictors.audio_caption", "sounds", variables) as predictor:
-        flags = {"pipeline": "caption", "predictor_host": predictor.url.removeprefix("http://"), **transformer_flags}
-        with Pod("transformers_pre.audio", "sounds", **flags) as transformer:
-            predictor.until_ready(STARTING_SECONDS)
-            yield Service(predictor, transformer.until_ready(STARTING_SECONDS))
+    return _service("predictors.audio_caption", "sounds", variables, {"pipeline": "caption", **transformer_flags})
+
+
+def chest_ct(
+    predictor: str = "tests.ct_pod", env: Mapping[str, str] | None = None, **transformer_flags: Any
+) -> contextlib.AbstractContextManager[Service]:
+    """The chest-CT service, both pods ready; its engine is the contract's fake, unless `predictor` is another pod's module.
+
+    `env` is for both pods.
+    """
+    return _both(Pod(predictor, "ct", env), "transformers_pre.dicom", env, transformer_flags)
+
+
+def _service(
+    module: str, name: str, variables: Mapping[str, str], flags: Mapping[str, Any]
+) -> contextlib.AbstractContextManager[Service]:
+    return _both(Pod(module, name, variables), "transformers_pre.audio", None, flags)
+
+
+@contextlib.contextmanager
+def _both(predictor: Pod, module: str, env: Mapping[str, str] | None, flags: Mapping[str, Any]) -> Iterator[Service]:
+    """A predictor and its transformer of `module`, once both are ready and the transformer has heard of the other's device."""
+    address = predictor.url.removeprefix("http://")
+    with predictor, Pod(module, predictor.model_name, env, **{"predictor_host": address, **flags}) as transformer:
+        predictor.until_ready(STARTING_SECONDS)
+        service = Service(predictor, transformer.until_ready(STARTING_SECONDS))
+        transformer.until(
+            lambda: httpx.get(f"{service.url}/health", trust_env=False).json()["device"], "its predictor's device"
+        )
+        yield service

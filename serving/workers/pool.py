@@ -191,32 +191,32 @@ class Worker:
     @classmethod
     async def start(cls, module: str, memory_bytes: int) -> Self:
         """Starts a process and waits until it can take a job. Raises RuntimeError, or OSError from the start itself."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs, contextlib.ExitStack() as on_failure:
+        async with contextlib.AsyncExitStack() as on_failure:  # a pool that closes cancels a start at any of its awaits
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             on_failure.callback(ours.close)
             environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", module, str(os.getpid()), str(memory_bytes)),
-                stdin=theirs.fileno(),
-                stdout=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the pod, which lets its requests end
-                cwd=_ROOT,
-                env=environment | _WORKER_ENVIRONMENT,
-            )
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", module, str(os.getpid()), str(memory_bytes)),
+                    stdin=theirs.fileno(),
+                    stdout=asyncio.subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C is for the pod, which lets its requests end
+                    cwd=_ROOT,
+                    env=environment | _WORKER_ENVIRONMENT,
+                )
+            on_failure.push_async_callback(process.wait)
+            on_failure.callback(_kill, process)
+            # The pool writes headers past the stream: descriptors go beside them, and a free worker's socket is empty.
+            control = ours.dup()
+            on_failure.callback(control.close)
+            worker = cls(process, control, *await asyncio.open_unix_connection(sock=ours))
+            on_failure.push_async_callback(worker.end)
+            try:
+                async with asyncio.timeout(_START_SECONDS):
+                    await worker.receive()
+            except (TimeoutError, EOFError, OSError) as error:
+                raise RuntimeError(f"a worker process of {module} does not start; its own output says why") from error
             on_failure.pop_all()
-        # The pool writes headers past the stream: descriptors go beside them, and a free worker's socket is empty.
-        control = ours.dup()
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        worker = cls(process, control, reader, writer)
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                await worker.receive()
-        except (TimeoutError, EOFError, OSError) as error:
-            await worker.end()
-            raise RuntimeError(f"a worker process of {module} does not start; its own output says why") from error
-        except BaseException:
-            await worker.end()
-            raise
         return worker
 
     def begin(self, job: Any, descriptors: Sequence[int]) -> bool:
@@ -238,8 +238,7 @@ class Worker:
 
     def kill(self) -> None:
         """Ends the process at once; `end()` waits for that."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        _kill(self._process)
         self._writer.transport.abort()
         self._control.close()
 
@@ -249,3 +248,8 @@ class Worker:
         await self._process.wait()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()

@@ -74,27 +74,28 @@ async def test_any_rate_has_the_same_utterances(pod: LivePod, rate: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("messages", "code", "says"),
+    ("messages", "stretches", "code", "says"),
     [
-        (["hello"], 1007, '{"config": {…}}'),
-        (['{"config": 5}'], 1007, "'config' must be an object"),
-        (['{"config": {"sample_rate": 0}}', b"ab"], 1007, "from 4000 to 192000"),
-        (['{"config": {"channels": 0}}', b"ab"], 1007, "channels must be 1 or more"),
-        (['{"config": {"channels": 99}}', b"ab"], 1009, "at most 8 are accepted (MAX_CHANNELS)"),
-        (['{"config": {"audio_format": "mp3"}}', b"ab"], 1007, "pcm16, float32 or container"),
-        (['{"config": {"language": "klingon"}}', b"ab"], 1007, "ISO-639-1"),
-        ([b"ab", '{"config": {}}'], 1007, "before the first samples"),
-        ([b"abc", '{"eof": 1}'], 1007, "into a sample of 2 bytes"),
+        (["hello"], 0, 1007, '{"config": {…}}'),
+        (['{"config": 5}'], 0, 1007, "'config' must be an object"),
+        (['{"config": {"sample_rate": 0}}', b"ab"], 0, 1007, "from 4000 to 192000"),
+        (['{"config": {"channels": 0}}', b"ab"], 0, 1007, "channels must be 1 or more"),
+        (['{"config": {"channels": 99}}', b"ab"], 0, 1009, "at most 8 are accepted (MAX_CHANNELS)"),
+        (['{"config": {"audio_format": "mp3"}}', b"ab"], 0, 1007, "pcm16, float32 or container"),
+        (['{"config": {"language": "klingon"}}', b"ab"], 0, 1007, "ISO-639-1"),
+        ([b"ab", '{"config": {}}'], 1, 1007, "before the first samples"),
+        ([b"abc", '{"eof": 1}'], 1, 1007, "into a sample of 2 bytes"),
     ],
 )
 async def test_what_is_wrong_is_told_and_ends_the_connection(
-    pod: LivePod, messages: list[Any], code: int, says: str
+    pod: LivePod, messages: list[Any], stretches: int, code: int, says: str
 ) -> None:
+    """After the answers for the `stretches` of sound that came before it."""
     async with connected(pod.url("/ws")) as socket:
         for message in messages:
             await socket.send(message)
         *before, answer = await answers(socket)
-        assert all(other["silence"] and other["error"] is None for other in before)
+        assert [(other["silence"], other["error"]) for other in before] == [(True, None)] * stretches
         assert says in answer["error"]
         assert answer["last_message"]
         assert socket.close_code == code
