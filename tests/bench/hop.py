@@ -1,7 +1,6 @@
 """(c) One chest-CT volume, 221 MB of float32, over the hop: ours against KServe's own gRPC hop, to one and the same pod."""
 
 import asyncio
-import resource
 import statistics
 import time
 
@@ -12,6 +11,7 @@ from kserve.inference_client import InferenceGRPCClient
 from serving import v2
 from serving.deadline import Deadline
 from serving.hop import PredictorClient
+from tests.bench.memory import own_peak_mb
 from tests.bench.report import Section
 from tests.pods import Pod
 
@@ -60,6 +60,5 @@ def run() -> Section:
     section.row("ours, median of 5", f"{mine:.2f} s")
     section.row("KServe gRPC, median of 5", f"{other:.2f} s")
     section.row("ratio (below 1: ours is faster)", f"{mine / other:.2f}")
-    client_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    section.row("peak RSS, client (both) / pod", f"{client_peak:.0f} / {peak:.0f} MB")
+    section.row("peak RSS, client (both) / pod", f"{own_peak_mb():.0f} / {peak:.0f} MB")
     return section

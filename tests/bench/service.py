@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jiwer
 
+from tests.bench.memory import own_peak_mb
 from tests.bench.report import Section
 from tests.bench.speech import RATE, speech, wav
 from tests.services import Service
@@ -33,8 +34,6 @@ def plain_words(text: str) -> str:
 
 def against_the_library(running: Service) -> Section:
     """(a) One ten-minute file, three ways, interleaved."""
-    import resource
-
     from faster_whisper import BatchedInferencePipeline, WhisperModel
 
     from predictors.whisper import weights
@@ -79,8 +78,7 @@ def against_the_library(running: Service) -> Section:
         " / ".join(f"{jiwer.wer(said, texts[name]):.1%}" for name in ways),
     )
     pods = f"{running.predictor.peak_rss_mb():.0f} + {running.transformer.peak_rss_mb():.0f}"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    section.row("peak RSS: predictor + transformer / library process", f"{pods} / {peak:.0f} MB")
+    section.row("peak RSS: predictor + transformer / library process", f"{pods} / {own_peak_mb():.0f} MB")
     return section
 
 
