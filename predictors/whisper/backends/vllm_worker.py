@@ -9,8 +9,9 @@ vLLM imports this module and mixes `WhisperWorker` into its worker; its methods 
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,9 +27,15 @@ class WhisperWorker:
     model_runner: Any
 
     def whisper_keep_encodings(self, count: int) -> None:
-        """From now on the last `count` encodings stay; each takes 1500 x width numbers, 3.8 MB of large-v3 at 2 bytes."""
+        """From now on the last `count` encodings stay; each takes 1500 x width numbers, 3.8 MB of large-v3 at 2 bytes.
+
+        On a CPU their keys and values stay as well, which take 2 x layers of that and a tenth of the time of an encoding.
+        """
         model = self.model_runner.get_model().model
-        model.get_encoder_outputs = _Encodings(model.get_encoder_outputs, count)
+        model.get_encoder_outputs = encodings = _Encodings(model.get_encoder_outputs, count)
+        if self.model_runner.device.type == "cpu":
+            for layer in model.decoder.layers:
+                layer.encoder_attn.kv_proj = _Projection(layer.encoder_attn.kv_proj, encodings)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch's types are not read
     def whisper_align(
@@ -50,9 +57,9 @@ class WhisperWorker:
         model = self.model_runner.get_model()
         device, dtype = self.model_runner.device, model.dtype
         mel = torch.frombuffer(bytearray(features), dtype=torch.float32).view(mels, -1).to(device, dtype)
-        encoding = model.model.get_encoder_outputs.last_use(mel)
+        encoding, projected = model.model.get_encoder_outputs.last_use(mel)
         decoder = model.model.decoder
-        with _watched(decoder.layers, heads, frames) as watched:
+        with _watched(decoder.layers, heads, frames) as watched, _projected(decoder.layers, projected):
             places = torch.arange(len(tokens), device=device)
             hidden = decoder.embed_input_ids(torch.tensor(tokens, device=device)) + decoder.embed_positions(places)
             for layer in decoder.layers:
@@ -65,13 +72,24 @@ class WhisperWorker:
         return [*matrix.shape, matrix.tobytes()]
 
 
+@dataclass
+class _Kept:
+    encoding: torch.Tensor
+    """[1500, width]."""
+    projected: dict[Any, torch.Tensor] = field(default_factory=dict)
+    """The keys and values [1500, 2 * width] that layers' projections made of it."""
+
+
 class _Encodings:
     """The model's encoder, which remembers. Equal features, to the bit, have one encoding."""
 
     def __init__(self, encode: Any, count: int):
         self._encode = encode
         self._count = count
-        self._kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._given: list[_Kept] = []
+        """What the decoder's next step gets, in this order."""
+        self._taken = False
 
     def __call__(self, input_features: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
         """Encodings [N, 1500, width] of N windows' features, however they are nested."""
@@ -80,22 +98,63 @@ class _Encodings:
         missing = {key: window for key, window in zip(keys, windows, strict=True) if key not in self._kept}
         if missing:
             for key, encoding in zip(missing, self._encode(list(missing.values())), strict=True):
-                self._kept[key] = encoding.clone()  # not a view that keeps the whole batch
+                self._kept[key] = _Kept(encoding.clone())  # not a view that keeps the whole batch
         for key in keys:
             self._kept.move_to_end(key)
-        found = torch.stack([self._kept[key] for key in keys])
+        if self._taken:
+            self._given, self._taken = [], False
+        self._given += [self._kept[key] for key in keys]
+        found = torch.stack([self._kept[key].encoding for key in keys])
         while len(self._kept) > self._count:
             self._kept.popitem(last=False)
         return found
 
-    def last_use(self, features: torch.Tensor) -> torch.Tensor:
-        """The encoding [1500, width] of a window [mels, 3000] that is done with: else it would outlive those still at work."""
+    def note(self, projection: Any, encodings: torch.Tensor, made: torch.Tensor) -> None:
+        """Keeps what a layer's projection made of the encodings [N * 1500, width] of a step."""
+        self._taken = True
+        parts = max(1, len(self._given))
+        for kept, given, own in zip(self._given, encodings.chunk(parts), made.chunk(parts), strict=False):
+            if torch.equal(given, kept.encoding):  # not what vLLM warms up with
+                kept.projected[projection] = own
+
+    def last_use(self, features: torch.Tensor) -> tuple[torch.Tensor, dict[Any, torch.Tensor]]:
+        """The encoding of a window [mels, 3000] that is done with, and what was made of it: they go from here.
+
+        Else they would outlive those still at work.
+        """
         kept = self._kept.pop(_key(features), None)
-        return self._encode([features])[0] if kept is None else kept
+        return (self._encode([features])[0], {}) if kept is None else (kept.encoding, kept.projected)
 
 
 def _key(features: torch.Tensor) -> bytes:
     return hashlib.blake2b(features.float().cpu().numpy().tobytes(), digest_size=16).digest()
+
+
+class _Projection(nn.Module):  # type: ignore[misc]  # as above
+    """A layer's projection of encodings to keys and values, which tells `_Encodings` of them."""
+
+    def __init__(self, project: Any, encodings: _Encodings):
+        super().__init__()
+        self.project = project
+        self._encodings = encodings
+
+    def forward(self, encodings: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """As vLLM's layer: [N * 1500, 2 * width], and a bias that is added elsewhere."""
+        made, bias = self.project(encodings)
+        self._encodings.note(self, encodings, made)
+        return made, bias
+
+
+class _Made(nn.Module):  # type: ignore[misc]  # as above
+    """What a projection made before."""
+
+    def __init__(self, made: torch.Tensor):
+        super().__init__()
+        self._made = made
+
+    def forward(self, _encodings: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """As `_Projection.forward`."""
+        return self._made, None
 
 
 class _Plain(nn.Module):  # type: ignore[misc]  # as above
@@ -137,6 +196,22 @@ def _watched(layers: Sequence[Any], heads: Sequence[Sequence[int]], frames: int)
     finally:
         for layer, (own, cross) in zip(layers, kernels, strict=True):
             layer.self_attn.attn, layer.encoder_attn.attn = own, cross
+
+
+@contextmanager
+def _projected(layers: Sequence[Any], projected: Mapping[Any, torch.Tensor]) -> Iterator[None]:
+    """For as long as the block lasts layers get the keys and values that were made before, as far as they were kept."""
+    projections = [layer.encoder_attn.kv_proj for layer in layers]
+    try:
+        for layer, projection in zip(layers, projections, strict=True):
+            if projection in projected:
+                layer.encoder_attn.kv_proj = _Made(projected[projection])
+            elif isinstance(projection, _Projection):  # these are no encodings of a step
+                layer.encoder_attn.kv_proj = projection.project
+        yield
+    finally:
+        for layer, projection in zip(layers, projections, strict=True):
+            layer.encoder_attn.kv_proj = projection
 
 
 def _standardised(weights: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,41 @@ def encodings(encoder: Encoder) -> Any:
     return _Encodings(encoder, 2)
 
 
+class Times(torch.nn.Module):
+    """Stands in for a projection; counts its calls."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+        self.calls = 0
+
+    def forward(self, encodings: torch.Tensor) -> tuple[torch.Tensor, None]:
+        self.calls += 1
+        return encodings * self.factor, None
+
+
+class Layer(torch.nn.Module):
+    """Of a decoder, as far as its keys and values go."""
+
+    def __init__(self, encodings: Any, factor: float):
+        super().__init__()
+        from predictors.whisper.backends.vllm_worker import _Projection
+
+        self.project = Times(factor)
+        self.encoder_attn = torch.nn.Module()
+        self.encoder_attn.kv_proj = _Projection(self.project, encodings)
+
+    def step(self, encodings: torch.Tensor) -> torch.Tensor:
+        made, _ = self.encoder_attn.kv_proj(encodings)
+        assert isinstance(made, torch.Tensor)
+        return made
+
+
+@pytest.fixture
+def layers(encodings: Any) -> list[Layer]:
+    return [Layer(encodings, 2.0), Layer(encodings, 3.0)]
+
+
 def window(value: float) -> torch.Tensor:
     return torch.full((4, 5), value)
 
@@ -48,7 +83,7 @@ def test_a_window_that_is_done_makes_room_for_those_still_at_work(encodings: Any
     encodings([window(1.0)])
     for number in range(2, 6):  # come and go, while the first one is still decoded
         encodings([window(float(number))])
-        assert torch.equal(encodings.last_use(window(float(number))), torch.full((3, 2), float(number)))
+        assert torch.equal(encodings.last_use(window(float(number)))[0], torch.full((3, 2), float(number)))
     assert torch.equal(encodings([window(1.0)])[0], torch.ones(3, 2))
     assert encoder.encoded == 5
 
@@ -56,5 +91,43 @@ def test_a_window_that_is_done_makes_room_for_those_still_at_work(encodings: Any
 def test_what_had_to_go_is_encoded_again(encodings: Any, encoder: Encoder) -> None:
     for number in range(4):
         encodings([window(float(number))])
-    assert torch.equal(encodings.last_use(window(0.0)), torch.zeros(3, 2))
+    assert torch.equal(encodings.last_use(window(0.0))[0], torch.zeros(3, 2))
     assert encoder.encoded == 5
+
+
+def made_again(layers: list[Layer], encoding: torch.Tensor, projected: Any) -> list[torch.Tensor]:
+    """What an alignment gets of layers; they are as before after it."""
+    from predictors.whisper.backends.vllm_worker import _projected, _Projection
+
+    with _projected(layers, projected):
+        made = [layer.step(encoding) for layer in layers]
+    assert all(isinstance(layer.encoder_attn.kv_proj, _Projection) for layer in layers)
+    return made
+
+
+def test_keys_and_values_are_made_once(encodings: Any, layers: list[Layer]) -> None:
+    step = encodings([window(1.0), window(2.0)]).flatten(0, 1)
+    for layer in layers:
+        layer.step(step)
+    for value in (2.0, 1.0):
+        encoding, projected = encodings.last_use(window(value))
+        made = made_again(layers, encoding, projected)
+        assert [float(each[0, 0]) for each in made] == [2 * value, 3 * value]
+        assert all(each.shape == encoding.shape for each in made)
+    assert [layer.project.calls for layer in layers] == [1, 1]
+
+
+def test_encodings_that_come_in_two_parts_belong_to_one_step(encodings: Any, layers: list[Layer]) -> None:
+    step = torch.cat([encodings([window(1.0)])[0], encodings([window(2.0)])[0]])
+    layers[0].step(step)
+    assert [float(encodings.last_use(window(v))[1][layers[0].encoder_attn.kv_proj][0, 0]) for v in (1.0, 2.0)] == [2, 4]
+
+
+def test_what_is_no_encoding_of_the_step_is_not_kept(encodings: Any, layers: list[Layer]) -> None:
+    """vLLM warms up with zeros, and an alignment whose encoding had to go makes its keys and values anew."""
+    encodings([window(1.0)])
+    layers[0].step(torch.zeros(3, 2))
+    layers[0].step(torch.zeros(6, 2))
+    other = made_again(layers, torch.full((3, 2), 5.0), {})
+    assert [float(each[0, 0]) for each in other] == [10.0, 15.0]
+    assert encodings.last_use(window(1.0))[1] == {}
