@@ -8,6 +8,7 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -123,15 +124,47 @@ def _narrow(choice: Choice, min_slices: int, *, derived: bool) -> bool:
     return len(choice.slices) >= min_slices
 
 
-_SAME: list[tuple[Callable[[Slice], Hashable], str]] = [
-    (lambda image: tuple(round(value, 2) for value in image.orientation or ()), "another orientation"),
+ORIENTATION_TOLERANCE: Final = 0.005
+"""How far a component of an image's directions may be from its group's: 0.3 degrees."""
+SPACING_TOLERANCE_MM: Final = 0.0005
+"""How far a pixel spacing may be from its group's; over 512 pixels a quarter of a millimetre."""
+_MOST_GROUPS: Final = 16
+"""Groups of measured values that are told apart; images of further ones are left out as those of all but the largest are."""
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A property of measured numbers: alike are those that are near, on whichever sides of a rounding they fall."""
+
+    values: Callable[[Slice], Sequence[float] | None]
+    tolerance: float
+
+
+_What = Callable[[Slice], Hashable] | _Measured
+_SAME: list[tuple[_What, str]] = [
+    (_Measured(lambda image: image.orientation, ORIENTATION_TOLERANCE), "another orientation"),
     (lambda image: (image.rows, image.columns), "another matrix size"),
-    (lambda image: tuple(round(value, 3) for value in image.spacing or ()), "another pixel spacing"),
+    (_Measured(lambda image: image.spacing, SPACING_TOLERANCE_MM), "another pixel spacing"),
     (lambda image: image.frame_of_reference, "another frame of reference"),
     (lambda image: image.phase, "another phase"),
     (lambda image: image.kernel, "another kernel"),
 ]
 """What images of one volume have in common, and the reason for one that differs."""
+
+
+def _near(slices: Sequence[Slice], what: _Measured) -> list[list[Slice]]:
+    """Groups of images whose values are within the tolerance of the group's middle, which is where most of them are."""
+    values = np.array([what.values(image) for image in slices], float)
+    left, groups = np.arange(len(slices)), list[list[Slice]]()
+    while len(left) and len(groups) < _MOST_GROUPS:
+        cells = np.rint(values[left] / what.tolerance)
+        _, first, cell, counts = np.unique(cells, axis=0, return_index=True, return_inverse=True, return_counts=True)
+        fullest = np.lexsort((first, -counts))[0]  # of equal ones the first
+        middle = np.median(values[left][cell.ravel() == fullest], axis=0)
+        near = (np.abs(values[left] - middle) <= what.tolerance).all(axis=1)
+        groups.append([slices[number] for number in left[near]])
+        left = left[~near]
+    return groups
 
 
 def _grouped(slices: Iterable[Slice], what: Callable[[Slice], Hashable]) -> dict[Hashable, list[Slice]]:
@@ -147,9 +180,10 @@ def _keep(choice: Choice, wanted: Callable[[Slice], bool], reason: str) -> None:
     choice.slices = kept
 
 
-def _keep_largest(choice: Choice, what: Callable[[Slice], Hashable], reason: str, *, min_slices: int = 0) -> None:
+def _keep_largest(choice: Choice, what: _What, reason: str, *, min_slices: int = 0) -> None:
     """Keeps the largest group of images that are alike, of equal ones the first."""
-    groups = sorted(_grouped(choice.slices, what).values(), key=len, reverse=True)
+    found = _near(choice.slices, what) if isinstance(what, _Measured) else _grouped(choice.slices, what).values()
+    groups = sorted(found, key=len, reverse=True)
     if len(groups) < 2:
         return
     if 0 < min_slices <= len(groups[1]):

@@ -1,0 +1,83 @@
+"""Which images make the volume, by their headers alone: what is near is alike, and what is left out is told."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+
+from serving.errors import Unprocessable
+from tests.ct_series import AXIAL, dicom, enhanced, hounsfield, scan, set_pixels
+from transformers_pre.dicom import geometry, header, series
+from transformers_pre.dicom.limits import StudyLimits
+from transformers_pre.dicom.records import Entry, Slice
+from transformers_pre.dicom.series import Choice
+
+ACROSS, DOWN = AXIAL[:3], AXIAL[3:]
+
+
+def slices_of(images: Iterable[Dataset]) -> list[Slice]:
+    """Their headers, as a worker reads them."""
+    found = []
+    for number, image in enumerate(images, 1):
+        data = dicom(image)
+        syntax, _, start = header.transfer_syntax(data)
+        entry = Entry(number, 0, len(data), len(data))
+        found += header.slices(entry, data, syntax, start, deflated_at=None, limits=StudyLimits())
+    return found
+
+
+def chosen(images: Iterable[Dataset], **how: Any) -> Choice:
+    return series.choose(slices_of(images), Counter(), min_slices=20, **how)
+
+
+def same_series(image: Dataset, other: Dataset) -> None:
+    """Puts another image into the series."""
+    for name in ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
+        setattr(other, name, getattr(image, name))
+
+
+def small(**how: Any) -> list[Dataset]:
+    return scan(rows=4, columns=4, **how)
+
+
+@pytest.mark.parametrize("edge", [0.005, -0.015, 0.0])
+def test_directions_on_both_sides_of_a_rounding_are_alike(edge: float) -> None:
+    images = small()
+    for number, image in enumerate(images):
+        tilt = edge + (1e-6 if number % 2 else -1e-6)
+        down = np.array([0.0, np.sqrt(1 - tilt**2), tilt])
+        image.ImageOrientationPatient = [f"{value:.8f}" for value in (*ACROSS, *down)]
+    choice = chosen(images)
+    assert (len(choice.slices), choice.dropped, choice.warnings) == (24, Counter(), [])
+
+
+def test_spacings_on_both_sides_of_a_rounding_are_alike() -> None:
+    images = small()
+    for number, image in enumerate(images):
+        image.PixelSpacing = ["0.7035001" if number % 2 else "0.7034999", "0.7"]
+    assert len(chosen(images).slices) == 24
+
+
+def test_many_small_steps_do_not_make_one_group() -> None:
+    """Each is near the next one, the last far from the first."""
+    images = small(count=100)
+    for number, image in enumerate(images):
+        image.PixelSpacing = [f"{0.7 + number * 2e-5:.6f}", "0.7"]
+    choice = chosen(images)
+    spacings = [image.spacing[0] for image in choice.slices if image.spacing is not None]
+    assert max(spacings) - min(spacings) <= 2 * series.SPACING_TOLERANCE_MM
+    assert choice.dropped == {"another pixel spacing": 100 - len(spacings)}
+
+
+def test_the_larger_of_two_groups_is_taken_of_equal_ones_the_first() -> None:
+    images = [*small(count=30), *small(count=30, spacing=(2.1, 2.1))]
+    for image in images:
+        same_series(images[0], image)
+    assert {image.spacing for image in chosen(images).slices} == {(2.0, 2.0)}
+    assert {image.spacing for image in chosen(images[::-1]).slices} == {(2.1, 2.1)}
+    choice = chosen(images[5:])
+    assert {image.spacing for image in choice.slices} == {(2.1, 2.1)}
+    assert "the series holds several volumes (another pixel spacing: 25 images)" in choice.warnings[0]
