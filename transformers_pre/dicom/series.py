@@ -11,9 +11,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from serving.errors import InvalidInput, TooLarge, Unprocessable
+from transformers_pre.dicom.geometry import SAME_PLACE_MM
 from transformers_pre.dicom.records import Kernel, Slice
+
+Floats = npt.NDArray[np.float64]
 
 KERNELS: tuple[Kernel, ...] = ("lung", "standard", "other")
 """In the order of preference."""
@@ -30,6 +34,8 @@ class Choice:
     """CT series in the upload."""
     chosen_by: str
     warnings: list[str] = field(default_factory=list)
+    left_out: list[tuple[Slice, str]] = field(default_factory=list)
+    """Images of the series itself that were left out, each with its reason."""
 
     @property
     def kernel(self) -> Kernel:
@@ -80,7 +86,51 @@ def choose(slices: Sequence[Slice], dropped: Counter[str], *, min_slices: int, s
     others = len(slices) - len(best.slices) - best.dropped.total()
     best.dropped += dropped + Counter({"another series": others})
     best.dropped = +best.dropped
+    best.warnings += _of_ends(best)
     return best
+
+
+_WITHOUT_PLACE = ("a damaged header", "no pixel data", "no position, orientation or pixel spacing")
+"""Reasons for which nobody knows where an image lies."""
+_SAME_NORMAL: Final = 0.87
+"""Cosine of the normals of images whose places along the stack can be compared: 30 degrees."""
+
+
+def _of_ends(choice: Choice) -> list[str]:
+    """What images that were left out mean for the stack's ends: unlike a gap, what is missing there cannot be seen."""
+    found, (normal, places) = [], _places(choice.slices)
+    lowest, highest = places.min(), places.max()
+    reasons, before, behind = Counter[str](), 0.0, 0.0
+    for image, reason in choice.left_out:
+        if image.position is None or image.orientation is None:
+            continue
+        across, down = np.asarray(image.orientation).reshape(2, 3)
+        place = float(np.dot(image.position, normal))
+        outside = max(lowest - place, place - highest)
+        if outside > SAME_PLACE_MM and abs(np.dot(np.cross(across, down), normal)) > _SAME_NORMAL:
+            reasons[reason] += 1
+            before, behind = max(before, lowest - place), max(behind, place - highest)
+    if reasons:
+        told = ", ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items()))
+        found.append(
+            f"{reasons.total()} images of the series lie beyond the ends of the volume's slices and were left out ({told}): "
+            f"{before:.1f} mm before the first slice, {behind:.1f} mm behind the last are not read"
+        )
+    lost = {reason: choice.dropped[reason] for reason in _WITHOUT_PLACE if choice.dropped[reason]}
+    if lost:
+        told = ", ".join(f"{count} x {reason}" for reason, count in sorted(lost.items()))
+        found.append(
+            f"{sum(lost.values())} files or images were left out whose place is not known ({told}): slices that are missing at "
+            "an end of the volume cannot be seen"
+        )
+    return found
+
+
+def _places(slices: Sequence[Slice]) -> tuple[Floats, Floats]:
+    """The normal of the first image, and where each lies along it."""
+    across, down = np.asarray(slices[0].orientation, float).reshape(2, 3)
+    normal = np.cross(across, down)
+    return normal, np.array([image.position for image in slices], float) @ normal
 
 
 def check_size(slices: Sequence[Slice], max_bytes: int) -> None:
@@ -175,7 +225,13 @@ def _grouped(slices: Iterable[Slice], what: Callable[[Slice], Hashable]) -> dict
 
 
 def _keep(choice: Choice, wanted: Callable[[Slice], bool], reason: str) -> None:
-    kept = [image for image in choice.slices if wanted(image)]
+    _leave(choice, [image for image in choice.slices if wanted(image)], reason)
+
+
+def _leave(choice: Choice, kept: list[Slice], reason: str) -> None:
+    """Leaves out all images but these."""
+    stay = {id(image) for image in kept}
+    choice.left_out += [(image, reason) for image in choice.slices if id(image) not in stay]
     choice.dropped[reason] += len(choice.slices) - len(kept)
     choice.slices = kept
 
@@ -190,8 +246,7 @@ def _keep_largest(choice: Choice, what: _What, reason: str, *, min_slices: int =
         choice.warnings.append(
             f"the series holds several volumes ({reason}: {len(groups[1])} images): the largest is used, of equal ones the first"
         )
-    choice.dropped[reason] += len(choice.slices) - len(groups[0])
-    choice.slices = groups[0]
+    _leave(choice, groups[0], reason)
 
 
 def _acquisitions_overlap(slices: Sequence[Slice]) -> bool:

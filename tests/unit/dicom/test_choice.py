@@ -81,3 +81,32 @@ def test_the_larger_of_two_groups_is_taken_of_equal_ones_the_first() -> None:
     choice = chosen(images[5:])
     assert {image.spacing for image in choice.slices} == {(2.1, 2.1)}
     assert "the series holds several volumes (another pixel spacing: 25 images)" in choice.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("left_out", "told"), [((0, 1), "6.0 mm before the first slice, 0.0 mm"), ((23,), "3.0 mm behind")]
+)
+def test_what_is_left_out_at_an_end_is_a_warning(left_out: tuple[int, ...], told: str) -> None:
+    images = small()
+    for number in left_out:
+        set_pixels(images[number], hounsfield(images[number])[:-1])
+    (warning,) = chosen(images).warnings
+    assert warning.startswith(f"{len(left_out)} images of the series lie beyond the ends of the volume's slices")
+    assert f"({len(left_out)} x another matrix size)" in warning
+    assert told in warning
+
+
+def test_what_is_left_out_between_others_is_none() -> None:
+    images = small()
+    set_pixels(images[7], hounsfield(images[7])[:-1])
+    assert chosen(images).warnings == []
+
+
+def test_files_whose_place_nobody_knows_are_a_warning() -> None:
+    images = small()
+    del images[23].ImagePositionPatient
+    choice = series.choose(slices_of(images), Counter({"a damaged header": 2, "a localizer": 3}), min_slices=20)
+    (warning,) = choice.warnings
+    assert warning.startswith(
+        "3 files or images were left out whose place is not known (2 x a damaged header, 1 x no position"
+    )
