@@ -6,7 +6,7 @@ the stack. Not here: which images belong together (`series`), pixels.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -35,6 +35,8 @@ ROUNDING_MM: Final = 5
 """Decimals of a distance that mean anything; without this, 1.4999999 mm would cost a voxel."""
 SHORT_MM: Final = 200.0
 """A chest is longer; the volume then shows a part of one."""
+
+_FILES_TOLD: Final = 10  # of a message
 
 Floats = npt.NDArray[np.float64]
 _VOLUME_AXES = (1, 2, 0)  # of the patient's axes x (towards left), y (towards back), z (towards head)
@@ -108,11 +110,28 @@ class Stack:
 
 
 def coincident(slices: Sequence[Slice]) -> list[list[int]]:
-    """Numbers of images that lie at the same place, group by group."""
-    along = _along(slices)[0]
+    """Numbers of images that lie at the same place, group by group.
+
+    Raises Unprocessable for images that lie beside each other in one plane: they are neither duplicates nor a stack.
+    """
+    along, down, across, _ = _along(slices)
     order = np.argsort(along, kind="stable")
     breaks = np.flatnonzero(np.diff(along[order]) >= SAME_PLACE_MM) + 1
-    return [group.tolist() for group in np.split(order, breaks) if len(group) > 1]
+    groups = [group.tolist() for group in np.split(order, breaks) if len(group) > 1]
+    for group in groups:
+        apart = max(np.ptp(down[group]), np.ptp(across[group]))
+        if apart > TOLERANCE_MM:
+            raise Unprocessable(
+                f"{len(group)} images of the series lie in one plane, {apart:.1f} mm beside each other: files "
+                f"{files_of(slices[number] for number in group)} of the upload; the series may hold several fields of view",
+                code="shifted_slices",
+            )
+    return groups
+
+
+def files_of(slices: Iterable[Slice]) -> str:
+    """The numbers of images' files for a message, ten at most."""
+    return ", ".join(str(image.entry.number) for image in itertools.islice(slices, _FILES_TOLD))
 
 
 def stack(slices: Sequence[Slice], max_extent_mm: float) -> Stack:

@@ -258,8 +258,8 @@ class _StudyJob:
             if len({next(digests) for _ in group}) > 1:
                 raise Unprocessable(
                     f"{len(group)} images of the series lie at the same place and differ: files "
-                    f"{', '.join(str(choice.slices[number].entry.number) for number in group[:10])} of the upload; it may hold "
-                    "several phases or reconstructions",
+                    f"{geometry.files_of(choice.slices[number] for number in group)} of the upload; it may hold several phases "
+                    "or reconstructions",
                     code="conflicting_slices",
                 )
             extra.update(group[1:])

@@ -110,3 +110,18 @@ def test_files_whose_place_nobody_knows_are_a_warning() -> None:
     assert warning.startswith(
         "3 files or images were left out whose place is not known (2 x a damaged header, 1 x no position"
     )
+
+
+def test_images_beside_each_other_are_no_duplicates() -> None:
+    images = small()
+    (other,) = small(count=1)
+    same_series(images[5], other)
+    other.PixelData = images[5].PixelData
+    left, back, head = (float(value) for value in images[5].ImagePositionPatient)
+    other.ImagePositionPatient = [left + 40, back, head]
+    why = "2 images of the series lie in one plane, 40.0 mm beside each other: files 6, 25 of the upload"
+    with pytest.raises(Unprocessable, match=why) as caught:
+        geometry.coincident(slices_of([*images, other]))
+    assert caught.value.code == "shifted_slices"
+    other.ImagePositionPatient = [left + 0.001, back, head]
+    assert geometry.coincident(slices_of([*images, other])) == [[5, 24]]
