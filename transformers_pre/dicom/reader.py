@@ -181,6 +181,8 @@ class _StudyJob:
         self._scratch = scratch
         self._limits_json = asdict(limits)
         self._images = 0
+        self._checked: set[int] = set()
+        """Files that are read by position and have the checksum that they should."""
 
     async def source(self, parts: Sequence[tuple[int, int]] | None) -> Source:
         """How the upload is wrapped; a gzip is unpacked for that. Raises InvalidInput."""
@@ -270,11 +272,19 @@ class _StudyJob:
         return choice
 
     async def readable(self, slices: list[Slice]) -> list[Slice]:
-        """The same with frames of compressed files unpacked to where they can be read by position."""
+        """The same with frames of compressed files unpacked to where they can be read by position.
+
+        Raises InvalidInput for a file whose checksum is wrong: those that are read as a whole are checked then.
+        """
         moved: dict[int, Entry] = {}
         for image in slices:
             entry = image.entry
-            if image.frames > 1 and entry.deflated and image.syntax != DEFLATED and entry.number not in moved:
+            if image.frames == 1 or image.syntax == DEFLATED:
+                continue
+            if entry.crc is not None and not entry.deflated and entry.number not in self._checked:
+                await self._do("check_crc", {"entry": asdict(entry)})
+                self._checked.add(entry.number)
+            if entry.deflated and entry.number not in moved:
                 start = os.fstat(self._scratch).st_size
                 await self._do("unpack", {"entry": asdict(entry)})
                 moved[entry.number] = Entry(entry.number, start, entry.size, entry.size, scratch=True)

@@ -1,8 +1,9 @@
 """A worker process of the study reader: `python -m transformers_pre.dicom.worker`, jobs and answers on its standard input.
 
-Jobs: unpack (what has to be decompressed whole), scan (headers of a share of the files), digest (are images the same), render
-(planes of the volume). Nothing here trusts the upload; what it does to this process, `reader.StudyReader` is told. What comes of
-a file is said by its number in the upload: neither its name nor anything in it that may name somebody is ever written.
+Jobs: unpack (what has to be decompressed whole), check_crc (of what is read by position), scan (headers of a share of the
+files), digest (are images the same), render (planes of the volume). Nothing here trusts the upload; what it does to this process,
+`reader.StudyReader` is told. What comes of a file is said by its number in the upload: neither its name nor anything in it that
+may name somebody is ever written.
 """
 
 import hashlib
@@ -45,9 +46,14 @@ def main() -> None:
 
 def answer(job: Any, descriptors: list[int], send: child.Send) -> None:
     """Does a job. Raises RefusedError."""
-    work = {"unpack_gzip": _unpack_gzip, "unpack": _unpack, "scan": _scan, "digest": _digest, "render": _render}[
-        job["job"]
-    ]
+    work = {
+        "unpack_gzip": _unpack_gzip,
+        "unpack": _unpack,
+        "check_crc": _check_crc,
+        "scan": _scan,
+        "digest": _digest,
+        "render": _render,
+    }[job["job"]]
     try:
         outcome = work(job, descriptors, send)
     except (RefusedError, MemoryError, OSError):
@@ -67,6 +73,10 @@ def _unpack_gzip(job: Any, descriptors: list[int], _send: child.Send) -> int:
 def _unpack(job: Any, descriptors: list[int], _send: child.Send) -> None:
     upload = Upload(descriptors[0], descriptors[1])
     archive.unpack(upload, Entry(**job["entry"]), descriptors[1])
+
+
+def _check_crc(job: Any, descriptors: list[int], _send: child.Send) -> None:
+    archive.check_crc(Upload(descriptors[0], descriptors[1]), Entry(**job["entry"]))
 
 
 # --- scan ---
