@@ -158,7 +158,10 @@ def stack(slices: Sequence[Slice], max_extent_mm: float) -> Stack:
     if tilt:
         offsets = np.round((down - down.min()) / row_mm, 6)
         shifts, rows = offsets.tolist(), rows + math.ceil(offsets.max())
-        warnings.append(f"the gantry was tilted by {abs(tilt):.1f} degrees: the stack is sheared upright")
+        warnings.append(
+            f"the gantry was tilted by {abs(tilt):.1f} degrees: the slices are put straight above each other, and the volume "
+            f"stays turned by these {abs(tilt):.1f} degrees against the body"
+        )
     if oblique > max(5.0, abs(tilt) + 1.0):
         warnings.append(f"the images are turned by {oblique:.1f} degrees against the body's axes, and not turned back")
     found = Stack(

@@ -125,3 +125,12 @@ def test_images_beside_each_other_are_no_duplicates() -> None:
     assert caught.value.code == "shifted_slices"
     other.ImagePositionPatient = [left + 0.001, back, head]
     assert geometry.coincident(slices_of([*images, other])) == [[5, 24]]
+
+
+def test_a_tilted_volume_says_that_it_stays_turned() -> None:
+    down = np.array([0.0, 1.0, 0.25]) / np.hypot(1, 0.25)
+    table = np.cross(ACROSS, down) + 0.25 * down
+    found = geometry.stack(slices_of(scan(count=25, orientation=(*ACROSS, *down), shear=tuple(table))), 2500.0)
+    (warning,) = (warning for warning in found.warnings if "gantry" in warning)
+    assert warning.startswith("the gantry was tilted by 14.0 degrees: ")
+    assert warning.endswith("the volume stays turned by these 14.0 degrees against the body")
