@@ -6,6 +6,7 @@ nothing is guessed, converted or warned about that is not needed. Not here: pixe
 
 import io
 import math
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ DICOMDIR: Final = "1.2.840.10008.1.3.10"
 # Convolution kernels by what they are for, by vendor: Siemens, Canon/Toshiba, GE. The order is that of preference.
 _LUNG_KERNELS = ("LUNG", "B70", "B80", "FC51", "FC81")
 _STANDARD_KERNELS = ("STANDARD", "B30", "B31", "FC30")
+
+# Values of ImageType of pictures of text: DOSE, DOSE_INFO, CT_DOSE_REPORT, SCREEN SAVE. LOW_DOSE and LUNG SCREENING are scans.
+_SCREEN = re.compile(
+    r"^DOSE$|DOSE[\W_]*(INFO|REPORT|SUMMARY|SHEET|PAGE|RECORD)|^(DOSE[\W_]*)?SCREEN([\W_]*(SAVE|SHOT|CAPTURE|GRAB).*)?$"
+)
 
 _HOUNSFIELD = ("", "HU", "US")
 """RescaleType (PS3.3, C.11.1.1.2) of images in Hounsfield units; US is "unspecified", which CT images are HU by default."""
@@ -219,7 +225,7 @@ def _check_kind(header: _Header) -> None:
     kind = [value.upper() for value in header.texts(0x00080008)]
     if "LOCALIZER" in kind[2:]:
         raise DroppedError("a localizer")
-    if any("DOSE" in value or "SCREEN" in value for value in kind):
+    if any(_SCREEN.search(value) for value in kind):
         raise DroppedError("a dose report")
     if header.short(0x00280002) != 1:
         raise DroppedError("a colour image")

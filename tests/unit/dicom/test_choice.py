@@ -134,3 +134,16 @@ def test_a_tilted_volume_says_that_it_stays_turned() -> None:
     (warning,) = (warning for warning in found.warnings if "gantry" in warning)
     assert warning.startswith("the gantry was tilted by 14.0 degrees: ")
     assert warning.endswith("the volume stays turned by these 14.0 degrees against the body")
+
+
+@pytest.mark.parametrize("kind", ["LOW_DOSE", "LOW DOSE", "LOWDOSE", "DOSE_MODULATED", "LUNG SCREENING", "SCREENING"])
+def test_a_scan_of_little_dose_is_a_scan(kind: str) -> None:
+    assert len(slices_of(small(ImageType=["ORIGINAL", "PRIMARY", "AXIAL", kind]))) == 24
+
+
+@pytest.mark.parametrize(
+    "kind", ["DOSE", "DOSE_INFO", "CT DOSE REPORT", "SCREEN SAVE", "SCREEN_SAVE", "DOSE SCREEN", "SCREEN"]
+)
+def test_a_picture_of_the_dose_is_none(kind: str) -> None:
+    with pytest.raises(header.DroppedError, match="a dose report"):
+        slices_of(small(count=1, ImageType=["DERIVED", "SECONDARY", kind]))
