@@ -17,6 +17,7 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 
 from serving.workers.wire import RefusedError
+from transformers_pre.dicom import body_parts
 from transformers_pre.dicom.limits import StudyLimits
 from transformers_pre.dicom.records import Entry, Kernel, Slice
 from transformers_pre.dicom.syntaxes import BIG_ENDIAN, IMPLICIT, READ
@@ -49,7 +50,7 @@ _TAGS: Final = [
     *(0x00080008, 0x00080016, 0x00080060, 0x0020000D, 0x0020000E, 0x00200052, 0x00200012, 0x00181210, 0x00282110),
     *(0x00280002, 0x00280008, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103, 0x00280120),
     *(0x00280121, 0x00281052, 0x00281053, 0x00281054, 0x00200032, 0x00200037, 0x00280030, 0x00200100, 0x00181060),
-    *(0x52009229, 0x52009230),
+    *(0x52009229, 0x52009230, 0x00180015, 0x00082218),
 ]
 
 
@@ -339,8 +340,16 @@ def _slice(levels: list[_Header], image: _Image, matrix: tuple[int, int], frame:
         kernel=_kernel(_level(levels, 0x00181210)),
         phase=_phase(header, levels),
         acquisition=header.text(0x00200012),
+        body_part=_body_part(levels),
         lossy=header.text(0x00282110) == "01",
     )
+
+
+def _body_part(levels: list[_Header]) -> str:
+    """By the frame's anatomic region, else the image's, else BodyPartExamined."""
+    anatomies = [item for group in reversed(levels[1:]) for item in group.items(0x00209071)]
+    regions = [region for level in (*anatomies, levels[0]) for region in level.items(0x00082218)]
+    return body_parts.named([*(region.text(0x00080100) for region in regions), levels[0].text(0x00180015)])
 
 
 def _spacing(header: _Header) -> tuple[float, float] | None:

@@ -33,3 +33,5 @@ class StudyLimits:
     """Longest side of the box that the images fill, mm (MAX_EXTENT_MM)."""
     min_slices: int = 20
     """Fewest slices of a volume (MIN_SLICES)."""
+    other_body_parts: bool = False
+    """Whether images are read that say that they show the head, an arm or a leg (ALLOW_OTHER_BODY_PARTS)."""

@@ -157,7 +157,13 @@ class StudyReader:
                 raise InvalidInput(
                     f"there is no DICOM file among the {dropped.total()} files of the upload", code="no_dicom"
                 )
-            choice = series.choose(slices, dropped, min_slices=self._limits.min_slices, series_uid=series_uid)
+            choice = series.choose(
+                slices,
+                dropped,
+                min_slices=self._limits.min_slices,
+                series_uid=series_uid,
+                other_body_parts=self._limits.other_body_parts,
+            )
             series.check_size(choice.slices, self._limits.max_decoded_bytes)
             choice = await job.without_duplicates(choice, self._limits.min_slices)
             choice.slices = await job.readable(choice.slices)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.errors import InvalidInput, TooLarge, Unprocessable
+from transformers_pre.dicom import body_parts
 from transformers_pre.dicom.geometry import SAME_PLACE_MM
 from transformers_pre.dicom.records import Kernel, Slice
 
@@ -23,7 +24,7 @@ KERNELS: tuple[Kernel, ...] = ("lung", "standard", "other")
 """In the order of preference."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Choice:
     """The images that may make the volume."""
 
@@ -43,7 +44,14 @@ class Choice:
         return self.slices[0].kernel
 
 
-def choose(slices: Sequence[Slice], dropped: Counter[str], *, min_slices: int, series_uid: str | None = None) -> Choice:
+def choose(
+    slices: Sequence[Slice],
+    dropped: Counter[str],
+    *,
+    min_slices: int,
+    series_uid: str | None = None,
+    other_body_parts: bool = False,
+) -> Choice:
     """The images of the best series, or of the one that was asked for, which may then be a derived one.
 
     Args:
@@ -51,10 +59,11 @@ def choose(slices: Sequence[Slice], dropped: Counter[str], *, min_slices: int, s
         dropped: files that hold none, by reason; for messages, and the start of the choice's own.
         min_slices: fewest of a volume, MIN_SLICES.
         series_uid: SeriesInstanceUID of the series to take.
+        other_body_parts: whether to take images that say that they show no chest, ALLOW_OTHER_BODY_PARTS.
 
     Raises:
         InvalidInput: the series that was asked for is not there.
-        Unprocessable: no series can be used, or several studies are there.
+        Unprocessable: no series can be used, those left over show no chest, or several studies are there.
     """
     dropped = Counter(dropped)
     by_series = _grouped(slices, lambda image: image.series)
@@ -73,7 +82,11 @@ def choose(slices: Sequence[Slice], dropped: Counter[str], *, min_slices: int, s
                 code="several_studies",
             )
         candidates = [Choice(group, Counter(), len(by_series), "only series") for group in by_series.values()]
+    others = [] if other_body_parts else [each for each in candidates if _body_part(each) in body_parts.OTHER]
+    candidates = [each for each in candidates if each not in others]
     usable = [choice for choice in candidates if _narrow(choice, min_slices, derived=series_uid is not None)]
+    if not usable and others:
+        raise _no_chest(others)
     if not usable:
         best = max(candidates, key=lambda choice: len(choice.slices), default=None)
         if best is not None:
@@ -83,10 +96,10 @@ def choose(slices: Sequence[Slice], dropped: Counter[str], *, min_slices: int, s
     best = usable[0]
     if len(usable) > 1:
         best.chosen_by = "kernel" if best.kernel != usable[1].kernel else "number of slices"
-    others = len(slices) - len(best.slices) - best.dropped.total()
-    best.dropped += dropped + Counter({"another series": others})
+    elsewhere = len(slices) - len(best.slices) - best.dropped.total()
+    best.dropped += dropped + Counter({"another series": elsewhere})
     best.dropped = +best.dropped
-    best.warnings += _of_ends(best)
+    best.warnings += [*_of_ends(best), *_of_body_part(best)]
     return best
 
 
@@ -151,6 +164,27 @@ def too_few(found: int, dropped: Counter[str], min_slices: int) -> Unprocessable
         f"the upload holds no volume: its largest CT series has {found} images that can be used, at least {min_slices} are "
         f"needed (MIN_SLICES); left out: {reasons or 'none'}",
         code="too_few_slices",
+    )
+
+
+def _body_part(choice: Choice) -> str:
+    """What most images of a series say that they show."""
+    return Counter(image.body_part for image in choice.slices).most_common(1)[0][0]
+
+
+def _of_body_part(choice: Choice) -> list[str]:
+    part = _body_part(choice)
+    return [
+        f"the images say that they show the {part}, not the chest (BodyPartExamined, AnatomicRegionSequence)"
+    ] * bool(part)
+
+
+def _no_chest(candidates: Sequence[Choice]) -> Unprocessable:
+    parts = " and ".join(f"the {part}" for part in sorted({_body_part(choice) for choice in candidates}))
+    return Unprocessable(
+        f"the images say that they show {parts} (BodyPartExamined, AnatomicRegionSequence), only the chest is read; "
+        "ALLOW_OTHER_BODY_PARTS, a setting of the pod, reads them all the same",
+        code="not_a_chest",
     )
 
 

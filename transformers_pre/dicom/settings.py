@@ -51,6 +51,9 @@ class DicomSettings(UploadSettings):
     """Longest side of the box that the images of a series fill, in mm: no patient is longer."""
     min_slices: int = Field(StudyLimits.min_slices, ge=2)
     """Fewest slices of a volume."""
+    allow_other_body_parts: bool = False
+    """Whether series are read whose headers (BodyPartExamined, AnatomicRegionSequence) say that they show the head, an arm or a
+    leg; by default they are refused with 422. Neighbours of the chest and labels that are not known are read either way."""
     decode_workers: int = Field(0, ge=0)
     """Processes that decode, all of them one study at a time; 0 for every core that the container may use, 8 at most."""
     decode_memory_bytes: int = Field(StudyLimits.memory_bytes, gt=0)
@@ -112,4 +115,5 @@ class DicomSettings(UploadSettings):
             max_decoded_bytes=self.max_decoded_bytes,
             max_extent_mm=self.max_extent_mm,
             min_slices=self.min_slices,
+            other_body_parts=self.allow_other_body_parts,
         )

@@ -10,7 +10,7 @@ from pydicom import Dataset
 
 from serving.errors import Unprocessable
 from tests.ct_series import AXIAL, dicom, enhanced, hounsfield, scan, set_pixels
-from transformers_pre.dicom import geometry, header, series
+from transformers_pre.dicom import body_parts, geometry, header, series
 from transformers_pre.dicom.limits import StudyLimits
 from transformers_pre.dicom.records import Entry, Slice
 from transformers_pre.dicom.series import Choice
@@ -147,3 +147,61 @@ def test_a_scan_of_little_dose_is_a_scan(kind: str) -> None:
 def test_a_picture_of_the_dose_is_none(kind: str) -> None:
     with pytest.raises(header.DroppedError, match="a dose report"):
         slices_of(small(count=1, ImageType=["DERIVED", "SECONDARY", kind]))
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # pydicom, of what is written here
+@pytest.mark.parametrize(
+    ("label", "part"),
+    [
+        ("HEAD", "head"), ("Brain ", "head"), ("KNEE", "leg"), ("UPPER_ARM", "arm"), ("ABDOMEN", "abdomen"), ("C-SPINE", "neck"),
+        ("CHEST", ""), ("THORAX", ""), ("WHOLEBODY", ""), ("CHEST_ABDOMEN", ""), ("HEADNECK", ""), ("", ""), ("Mr. Head", ""),
+    ],
+)  # fmt: skip
+def test_parts_of_the_body_by_their_labels(label: str, part: str) -> None:
+    assert {image.body_part for image in slices_of(small(count=1, BodyPartExamined=label))} == {part}
+
+
+def region(code: str) -> list[Dataset]:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code, "SCT", "a part"
+    return [item]
+
+
+def test_the_anatomic_region_comes_before_the_protocols_label() -> None:
+    (image,) = slices_of(small(count=1, BodyPartExamined="ABDOMEN", AnatomicRegionSequence=region("69536005")))
+    assert image.body_part == "head"
+    frames = enhanced(small())
+    anatomy = Dataset()
+    anatomy.AnatomicRegionSequence = region("72696002")
+    frames.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
+    assert {image.body_part for image in slices_of([frames])} == {"leg"}
+
+
+def test_what_says_that_it_is_no_chest_is_refused_unless_that_is_allowed() -> None:
+    images = small(BodyPartExamined="HEAD")
+    with pytest.raises(Unprocessable, match=r"say that they show the head .*ALLOW_OTHER_BODY_PARTS") as caught:
+        chosen(images)
+    assert caught.value.code == "not_a_chest"
+    (warning,) = chosen(images, other_body_parts=True).warnings
+    assert "they show the head, not the chest" in warning
+
+
+def test_a_series_of_another_part_is_passed_over() -> None:
+    """It has the better kernel and more images."""
+    heads, chest = small(count=40, BodyPartExamined="HEAD", ConvolutionKernel="B70f"), small(BodyPartExamined="CHEST")
+    for image in heads:
+        image.StudyInstanceUID = chest[0].StudyInstanceUID
+    choice = chosen([*heads, *chest])
+    assert (len(choice.slices), choice.warnings) == (24, [])
+    assert choice.dropped == {"another series": 40}
+
+
+def test_a_label_of_the_chests_neighbours_is_a_warning() -> None:
+    (warning,) = chosen(small(BodyPartExamined="ABDOMEN")).warnings
+    assert warning.startswith("the images say that they show the abdomen, not the chest")
+
+
+def test_no_label_of_another_part_is_one_of_the_chest() -> None:
+    assert not {"CHEST", "THORAX", "LUNG", "HEART", "TSPINE", "RIB", "51185008", "816094009"} & set(
+        body_parts._BY_LABEL
+    )

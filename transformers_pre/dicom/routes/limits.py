@@ -51,6 +51,8 @@ class Limits(BaseModel):
     """Longest side of the box that they fill."""
     min_slices: int
     """Fewest slices of a volume."""
+    allow_other_body_parts: bool
+    """Whether series are read that say that they show the head, an arm or a leg."""
     decode_timeout_seconds: float
     """Time that reading a study may take."""
     decode_memory_bytes: int
