@@ -15,9 +15,8 @@ from typing import Any, get_args
 import torch
 
 from predictors.ct_clip import bundle, checkpoint, heads, text
-from predictors.ct_clip.bundle import Bundle, Head
+from predictors.ct_clip.bundle import BY_TEXT, Bundle, Head
 
-BY_TEXT: tuple[Head, ...] = ("zero_shot", "vocabfine")
 TRAINED_LABELS = {"classfine": heads.PATHOLOGIES}
 
 
@@ -67,12 +66,12 @@ def prepare(
         if tokenizer is None:
             raise ValueError(f"--head {head} needs --tokenizer, the folder of the text encoder's tokenizer")
         encoder = text.TextEncoder.of(file.name, read.text, text_heads)
-        made = text.tokenizer(tokenizer, encoder.positions)
-        latents = encoder(*text.encoded(made, heads.texts(labels)))
+        words = text.tokenizer(tokenizer, encoder.positions)
+        latents = encoder(*text.encoded(words, heads.texts(labels)))
         texts = latents.view(-1, 2, latents.shape[-1])
-        tokens = made.to_str().encode() if keep_text else b""
+        tokens = words.to_str().encode() if keep_text else b""
     dtype = torch.float16 if half else torch.float32
-    return Bundle(
+    made = Bundle(
         head,
         version,
         bundle.sha256(file),
@@ -86,6 +85,8 @@ def prepare(
         encoder.heads if encoder else 0,
         tokens,
     )
+    bundle.check_shapes(file.name, made)
+    return made
 
 
 def text_of_pickle(file: Path, out: Path) -> None:

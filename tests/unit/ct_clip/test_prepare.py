@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,34 @@ def test_a_pickled_model_wants_the_word_for_it(
     row = np.full((1, booster.num_feature()), 0.7)
     again = lightgbm.Booster(model_file=str(tmp_path / "model.txt"))
     assert again.predict(row)[0] == pytest.approx(booster.predict(row)[0], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        (
+            "ctclip",
+            {"texts": torch.ones(18, 2, 15)},
+            r"texts is [18, 2, 15], [18, 2, 16] is wanted by a zero_shot head",
+        ),
+        ("ctclip", {"texts": None}, "texts is missing"),
+        (
+            "ctclip",
+            {"labels": ("a", "b")},
+            "texts is [18, 2, 16], [2, 2, 16] is wanted by a zero_shot head of 2 findings",
+        ),
+        ("classfine", {"labels": ("a",)}, "head.classifier.weight is [18, 16], [1, 16] is wanted"),
+        ("classfine", {"layer": {"classifier.weight": torch.ones(18, 16)}}, "head.classifier.bias is missing"),
+        ("classfine", {"head": "supervised"}, "head.norm.weight is missing, [16] is wanted by a supervised head"),
+        ("classfine", {"image": {}}, "is missing, ["),
+    ],
+)
+def test_a_bundle_that_does_not_fit_together_is_refused(
+    folder: Path, tmp_path: Path, name: str, change: dict[str, Any], told: str
+) -> None:
+    whole = bundle.read(folder / "models" / f"{name}.safetensors")
+    bundle.write(replace(whole, **change), tmp_path / "odd.safetensors")
+    with pytest.raises(ValueError, match=r"^odd\.safetensors does not fit together: ") as caught:
+        bundle.read(tmp_path / "odd.safetensors")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
