@@ -90,12 +90,24 @@ def prepare(
 
 
 def text_of_pickle(file: Path, out: Path) -> None:
-    """LightGBM's text format of a pickled model, alone or in scikit-learn's wrapper. It runs what is in the file."""
+    """LightGBM's text format of a pickled model, alone or in scikit-learn's wrapper. It runs what is in the file.
+
+    Raises ValueError for one that is damaged, wants a library that is not here, or holds something else.
+    """
     import lightgbm  # noqa: PLC0415  # after torch
 
-    with file.open("rb") as opened:
-        found: Any = pickle.load(opened)  # noqa: S301  # asked for by --allow-pickle
-    booster = getattr(found, "booster_", found)
+    try:
+        with file.open("rb") as opened:
+            found: Any = pickle.load(opened)  # noqa: S301  # asked for by --allow-pickle
+        booster = getattr(found, "booster_", found)
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001  # a pickle raises whatever the code in it does
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{file.name} cannot be unpickled here ({reason}); this image has neither scikit-learn nor joblib: where the model "
+            "can be loaded, export it with model.booster_.save_model('lightgbm.txt'), which is served as it is"
+        ) from None
     if not isinstance(booster, lightgbm.Booster):
         raise ValueError(f"{file.name} holds a {type(found).__name__}, no LightGBM model")  # noqa: TRY004  # of the file
     booster.save_model(str(out))
