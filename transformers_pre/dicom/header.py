@@ -23,8 +23,6 @@ from transformers_pre.dicom.records import Entry, Kernel, Slice
 from transformers_pre.dicom.syntaxes import BIG_ENDIAN, IMPLICIT, READ
 
 PREAMBLE_BYTES: Final = 132
-MAX_HEADER_BYTES: Final = 32 << 20
-"""Longest data set before the pixel data that is read; the functional groups of a thousand frames take a few MB."""
 
 _MAX_TEXT_BYTES = 256
 """Longest value of an element that decides something; UIDs have 64, six numbers 101 (PS3.5, 6.2)."""

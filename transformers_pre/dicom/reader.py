@@ -167,7 +167,7 @@ class StudyReader:
             series.check_size(choice.slices, self._limits.max_decoded_bytes)
             choice = await job.without_duplicates(choice, self._limits.min_slices)
             choice.slices = await job.readable(choice.slices)
-            stack = geometry.stack(choice.slices, self._limits.max_extent_mm)
+            stack = geometry.stack(choice.slices, self._limits)
             volume = await job.render(stack)
         return Study(
             volume,
@@ -260,7 +260,11 @@ class _StudyJob:
             return choice
         images = [choice.slices[number] for group in groups for number in group]
         images = await self.readable(images)
-        digests = iter(await self._do("digest", {"slices": [slice_to_json(image) for image in images]}))
+        digests = iter(
+            await self._do(
+                "digest", {"slices": [slice_to_json(image) for image in images], "limits": self._limits_json}
+            )
+        )
         extra: set[int] = set()
         for group in groups:
             if len({next(digests) for _ in group}) > 1:
@@ -309,7 +313,7 @@ class _StudyJob:
             os.ftruncate(memory, VOLUME_BYTES)
             mapped = mmap.mmap(memory, VOLUME_BYTES)
             jobs = [
-                self._do("render", {"plan": plan, "begin": begin, "end": end}, memory)
+                self._do("render", {"plan": plan, "begin": begin, "end": end, "limits": self._limits_json}, memory)
                 for begin, end in itertools.pairwise(bounds)
                 if begin < end
             ]

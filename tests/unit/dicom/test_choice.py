@@ -130,10 +130,30 @@ def test_images_beside_each_other_are_no_duplicates() -> None:
 def test_a_tilted_volume_says_that_it_stays_turned() -> None:
     down = np.array([0.0, 1.0, 0.25]) / np.hypot(1, 0.25)
     table = np.cross(ACROSS, down) + 0.25 * down
-    found = geometry.stack(slices_of(scan(count=25, orientation=(*ACROSS, *down), shear=tuple(table))), 2500.0)
+    found = geometry.stack(slices_of(scan(count=25, orientation=(*ACROSS, *down), shear=tuple(table))), StudyLimits())
     (warning,) = (warning for warning in found.warnings if "gantry" in warning)
     assert warning.startswith("the gantry was tilted by 14.0 degrees: ")
     assert warning.endswith("the volume stays turned by these 14.0 degrees against the body")
+
+
+def turned(degrees: float) -> list[Dataset]:
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return small(orientation=(cosine, sine, 0, -sine, cosine, 0))
+
+
+@pytest.mark.parametrize(
+    ("images", "limit", "told"),
+    [
+        (turned(12), {"max_oblique_degrees": 10.0}, r"by 12 degrees .* at most 10 are read \(MAX_OBLIQUE_DEGREES\)"),
+        (small(shear=(0, 0.25, 1)), {"max_tilt_degrees": 10.0}, r"by 14 degrees, at most 10 are read \(MAX_TILT_DEGREES\)"),
+        (small()[:9] + small()[10:], {"max_missing_share": 0.0}, r"1 slices are missing, .* \(MAX_MISSING_SHARE\)"),
+    ],
+)  # fmt: skip
+def test_limits_of_the_geometry_are_settings(images: list[Dataset], limit: dict[str, float], told: str) -> None:
+    slices = slices_of(images)
+    geometry.stack(slices, StudyLimits())
+    with pytest.raises(Unprocessable, match=told):
+        geometry.stack(slices, StudyLimits(**limit))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["LOW_DOSE", "LOW DOSE", "LOWDOSE", "DOSE_MODULATED", "LUNG SCREENING", "SCREENING"])

@@ -49,6 +49,16 @@ class Limits(BaseModel):
     """Most bytes of the images of one series, decoded."""
     max_extent_mm: float
     """Longest side of the box that they fill."""
+    max_header_bytes: int
+    """Longest part of a file before its pixel data."""
+    max_whole_bytes: int
+    """Largest file that is not read frame by frame."""
+    max_oblique_degrees: float
+    """How far images may be turned against the body's axes."""
+    max_tilt_degrees: float
+    """How far a gantry may be tilted."""
+    max_missing_share: float
+    """Slices that may be missing, to those that are there."""
     min_slices: int
     """Fewest slices of a volume."""
     allow_other_body_parts: bool
