@@ -132,11 +132,17 @@ def summary(answer: dict[str, Any]) -> str:
             lines.append(f"most dangerous: {answer['most_dangerous_pathology_type']}")
     for title, key in (("supervised", "supervised_probabilities"), ("CT-CLIP", "ctclip_probabilities")):
         found = sorted(answer[key].items(), key=lambda item: -item[1])[:SHOWN]
-        lines += [f"{title}:"] * bool(found) + [f"  {probability:6.3f}  {name}" for name, probability in found]
+        lines += listed(title, found)
+    lines += listed("your prompts", list(answer.get("prompts_probabilities", {}).items()))
     used = answer["input"]["slices"]
     lines.append(f"read: {used['used']} of {used['received']} images in {answer['time_of_processing']:.1f} s")
     lines += [f"note: {warning}" for warning in answer["input"]["warnings"]]
     return "\n".join(lines)
+
+
+def listed(title: str, found: list[tuple[str, float]]) -> list[str]:
+    """Findings with their probabilities, a line each; none without any."""
+    return [f"{title}:"] * bool(found) + [f"  {probability:6.3f}  {name}" for name, probability in found]
 
 
 def write_pictures(answer: dict[str, Any], folder: Path) -> None:

@@ -27,6 +27,8 @@ async def in_thread(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> 
         return await asyncio.shield(running)
     finally:
         await asyncio.wait({running})
+        if not running.cancelled():
+            running.exception()  # told to nobody where the caller was cancelled, and so asyncio would log it
 
 
 async def in_turn(call: Callable[[], R]) -> R:

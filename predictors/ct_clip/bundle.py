@@ -22,10 +22,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from predictors.ct_clip.encoder import EncoderConfig
+from predictors.ct_clip.encoder import Encoder, EncoderConfig
 
 FORMAT = "sonotome-ct-clip/1"
 Head = Literal["zero_shot", "vocabfine", "classfine", "supervised"]
+BY_TEXT: tuple[Head, ...] = ("zero_shot", "vocabfine")
+"""Heads that compare with texts; the others are trained layers."""
 _CHUNK = 1 << 22
 
 
@@ -51,11 +53,7 @@ class Bundle:
 
 def write(bundle: Bundle, file: Path) -> None:
     """Writes a bundle; the file is there whole or not at all."""
-    tensors = {f"image.{name}": value.contiguous() for name, value in bundle.image.items()}
-    tensors |= {f"head.{name}": value.contiguous() for name, value in (bundle.layer or {}).items()}
-    tensors |= {f"text.{name}": value.contiguous() for name, value in (bundle.text or {}).items()}
-    if bundle.texts is not None:
-        tensors["texts"] = bundle.texts.contiguous()
+    tensors = {name: value.contiguous() for name, value in _tensors(bundle).items()}
     if bundle.tokenizer:
         tensors["tokenizer"] = torch.frombuffer(bytearray(bundle.tokenizer), dtype=torch.uint8)
     told = {
@@ -75,7 +73,7 @@ def write(bundle: Bundle, file: Path) -> None:
 
 
 def read(file: Path, *, keep_text: bool = False) -> Bundle:
-    """Reads a bundle; the text encoder only where it is to be kept. Raises ValueError that names the file."""
+    """Reads a bundle; the text encoder only where it is to be kept. Raises ValueError: the file, and what does not fit."""
     try:
         with safe_open(file, "pt") as opened:
             told = json.loads((opened.metadata() or {}).get("bundle", "{}"))
@@ -91,7 +89,7 @@ def read(file: Path, *, keep_text: bool = False) -> Bundle:
         raise ValueError(f"{file.name} is for the head {told['head']!r}, known are: {', '.join(get_args(Head))}")
     config = EncoderConfig(**{**told["config"], "grid": tuple(told["config"]["grid"])})
     text = _part(tensors, "text.")
-    return Bundle(
+    made = Bundle(
         told["head"],
         told["version"],
         told["source_sha256"],
@@ -105,6 +103,40 @@ def read(file: Path, *, keep_text: bool = False) -> Bundle:
         told["text_heads"],
         bytes(tensors["tokenizer"].numpy()) if "tokenizer" in tensors else b"",
     )
+    check_shapes(file.name, made)
+    return made
+
+
+def check_shapes(source: str, bundle: Bundle) -> None:
+    """Raises ValueError unless weights, labels and head go together; `source` is what the message calls the bundle."""
+    with torch.device("meta"):
+        wanted = {f"image.{name}": tuple(value.shape) for name, value in Encoder(bundle.config).state_dict().items()}
+    labels, latent = len(bundle.labels), bundle.config.latent
+    if bundle.head in BY_TEXT:
+        wanted["texts"] = (labels, 2, latent)
+    else:
+        wanted |= {"head.classifier.weight": (labels, latent), "head.classifier.bias": (labels,)}
+    if bundle.head == "supervised":
+        wanted |= {"head.norm.weight": (latent,), "head.norm.bias": (latent,)}
+    if bundle.text is not None:
+        projected = bundle.text.get("to_latent.weight")
+        wanted["text.to_latent.weight"] = (latent, *(projected.shape[1:] if projected is not None else ()))
+    found = {name: tuple(value.shape) for name, value in _tensors(bundle).items()}
+    for name, shape in wanted.items():
+        if found.get(name) != shape:
+            has = f"is {list(found[name])}" if name in found else "is missing"
+            raise ValueError(
+                f"{source} does not fit together: {name} {has}, {list(shape)} is wanted by a {bundle.head} head of {labels} "
+                f"findings over a latent of {latent}"
+            )
+
+
+def _tensors(bundle: Bundle) -> dict[str, Tensor]:
+    """The weights by their names in the file."""
+    tensors = {f"image.{name}": value for name, value in bundle.image.items()}
+    tensors |= {f"head.{name}": value for name, value in (bundle.layer or {}).items()}
+    tensors |= {f"text.{name}": value for name, value in (bundle.text or {}).items()}
+    return tensors if bundle.texts is None else tensors | {"texts": bundle.texts}
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -15,9 +15,8 @@ from typing import Any, get_args
 import torch
 
 from predictors.ct_clip import bundle, checkpoint, heads, text
-from predictors.ct_clip.bundle import Bundle, Head
+from predictors.ct_clip.bundle import BY_TEXT, Bundle, Head
 
-BY_TEXT: tuple[Head, ...] = ("zero_shot", "vocabfine")
 TRAINED_LABELS = {"classfine": heads.PATHOLOGIES}
 
 
@@ -67,12 +66,12 @@ def prepare(
         if tokenizer is None:
             raise ValueError(f"--head {head} needs --tokenizer, the folder of the text encoder's tokenizer")
         encoder = text.TextEncoder.of(file.name, read.text, text_heads)
-        made = text.tokenizer(tokenizer, encoder.positions)
-        latents = encoder(*text.encoded(made, heads.texts(labels)))
+        words = text.tokenizer(tokenizer, encoder.positions)
+        latents = encoder(*text.encoded(words, heads.texts(labels)))
         texts = latents.view(-1, 2, latents.shape[-1])
-        tokens = made.to_str().encode() if keep_text else b""
+        tokens = words.to_str().encode() if keep_text else b""
     dtype = torch.float16 if half else torch.float32
-    return Bundle(
+    made = Bundle(
         head,
         version,
         bundle.sha256(file),
@@ -86,15 +85,29 @@ def prepare(
         encoder.heads if encoder else 0,
         tokens,
     )
+    bundle.check_shapes(file.name, made)
+    return made
 
 
 def text_of_pickle(file: Path, out: Path) -> None:
-    """LightGBM's text format of a pickled model, alone or in scikit-learn's wrapper. It runs what is in the file."""
+    """LightGBM's text format of a pickled model, alone or in scikit-learn's wrapper. It runs what is in the file.
+
+    Raises ValueError for one that is damaged, wants a library that is not here, or holds something else.
+    """
     import lightgbm  # noqa: PLC0415  # after torch
 
-    with file.open("rb") as opened:
-        found: Any = pickle.load(opened)  # noqa: S301  # asked for by --allow-pickle
-    booster = getattr(found, "booster_", found)
+    try:
+        with file.open("rb") as opened:
+            found: Any = pickle.load(opened)  # noqa: S301  # asked for by --allow-pickle
+        booster = getattr(found, "booster_", found)
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001  # a pickle raises whatever the code in it does
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{file.name} cannot be unpickled here ({reason}); this image has neither scikit-learn nor joblib: where the model "
+            "can be loaded, export it with model.booster_.save_model('lightgbm.txt'), which is served as it is"
+        ) from None
     if not isinstance(booster, lightgbm.Booster):
         raise ValueError(f"{file.name} holds a {type(found).__name__}, no LightGBM model")  # noqa: TRY004  # of the file
     booster.save_model(str(out))

@@ -53,6 +53,17 @@ def _order(wanted: Sequence[str], names: Sequence[str], file: Path) -> list[int]
     return [names.index(name) for name in wanted]
 
 
+def _check_binary(booster: "lightgbm.Booster", file: Path) -> None:
+    """Raises ValueError for a model whose output is no probability: of several classes, a rank, a quantity."""
+    objective = str(booster.dump_model(num_iteration=1).get("objective", "")).partition(" ")[0]
+    outputs = booster.num_model_per_iteration()
+    if objective != "binary" or outputs != 1:
+        raise ValueError(
+            f"{file.name} is no risk model: its objective is {objective or 'not said'} with {outputs} "
+            f"output{'s' if outputs != 1 else ''}, wanted is binary with 1 output"
+        )
+
+
 class RiskModel:
     """A LightGBM model with its threshold."""
 
@@ -67,7 +78,7 @@ class RiskModel:
 
     @classmethod
     def load(cls, file: Path, supervised: Sequence[str], by_text: Sequence[str], threshold: float) -> "RiskModel":
-        """Reads a model. Raises ValueError when it cannot be read, or wants features that these findings do not give."""
+        """Reads a model. Raises ValueError when it cannot be read, gives no probability, or wants features that are not there."""
         import lightgbm  # noqa: PLC0415  # after torch, which the caller has imported
 
         if not file.is_file():
@@ -76,6 +87,7 @@ class RiskModel:
             booster = lightgbm.Booster(model_file=str(file))
         except lightgbm.basic.LightGBMError as error:
             raise ValueError(f"{file.name} is no text file of a LightGBM model: {error}") from None
+        _check_binary(booster, file)
         names = feature_names(supervised, by_text)
         order = _order(
             [_canonical(name) for name in booster.feature_name()], [_canonical(name) for name in names], file

@@ -1,13 +1,15 @@
 """`python -m predictors.ct_clip.verify DIR`: compares this implementation with a reference folder, figure by figure.
 
 A reference folder holds what the original computed: `ctclip.pt`, `classfine.pt` and `supervised.pt` (the published layouts, any
-sizes), `config.json` (the original's arguments) and `ref.npz` with the volume, the prompts' token ids, and the results. Ends with
-1 when a figure is outside of its bound.
+sizes), `config.json` (the original's arguments) and `ref.npz` with the volume, the prompts' token ids, and the results. Each
+head is read from the latent of its own file's image encoder, as it is served; each line says whose encoder that was. Ends with 1
+when a figure is outside of its bound.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,11 @@ import numpy as np
 import torch
 
 from predictors.ct_clip import checkpoint, heads
+from predictors.ct_clip.checkpoint import Checkpoint
 from predictors.ct_clip.encoder import Encoder
 from predictors.ct_clip.text import TextEncoder
+
+TrainedHead = Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class Figure:
     name: str
     value: float
     bound: float
+    encoder: str
+    """Which encoder's output was compared."""
     at_least: bool = False
 
     @property
@@ -36,7 +43,7 @@ class Figure:
 
     def __str__(self) -> str:
         sign = ">=" if self.at_least else "<="
-        return f"{'pass' if self.passed else 'FAIL'}  {self.name:<20} {self.value:.3g}  ({sign} {self.bound:g})"
+        return f"{'pass' if self.passed else 'FAIL'}  {self.name:<20} {self.value:.3g}  ({sign} {self.bound:g})  {self.encoder}"
 
 
 def compare(folder: Path) -> list[Figure]:
@@ -47,36 +54,47 @@ def compare(folder: Path) -> list[Figure]:
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{folder} is no reference folder: {error}") from None
     read = checkpoint.read(folder / "ctclip.pt")
-    encoder = Encoder(read.config)
-    encoder.load_state_dict(dict(read.image))
-    encoder.eval().prepare()
     volume = torch.from_numpy(np.asarray(reference["volume"], np.float32)).flatten(0, -4)
+    encoder = _encoder(read)
     tokens = encoder.tokens(volume)
     encoding = encoder(volume)
     text = TextEncoder.of("ctclip.pt", read.text, config["bert"]["num_attention_heads"])
     latents = text(*(torch.from_numpy(reference[name]).long() for name in ("ids", "mask")))
     pairs = latents.view(-1, 2, latents.shape[-1])
-    fine, trained = (checkpoint.read(folder / name) for name in ("classfine.pt", "supervised.pt"))
     equal = float((encoding.codes.flatten().numpy() == reference["vq_idx"].ravel()).mean())
+    zero_shot = heads.by_texts(encoding.latent, pairs, read.temperature)
+    image, words = "image encoder of ctclip.pt", "text encoder of ctclip.pt"
     return [
-        Figure("pre_vq", _off(tokens, reference["pre_vq"]), 1e-4),
-        Figure("vq_idx equal", equal, 1.0 if tokens.numel() < 1 << 20 else 0.999, at_least=True),
-        Figure("image_latent", _off(encoding.latent, reference["image_latent"]), 1e-6 if equal == 1 else 0.02),
-        Figure("text_latents", _off(latents, reference["text_latents"]), 1e-5),
-        Figure(
-            "zero_shot_probs",
-            _off(heads.by_texts(encoding.latent, pairs, read.temperature), reference["zero_shot_probs"]),
-            1e-5,
-        ),
-        Figure(
-            "classfine_probs", _off(heads.classfine(encoding.latent, fine.head), reference["classfine_probs"]), 1e-5
-        ),
-        Figure(
-            "supervised_probs",
-            _off(heads.supervised(encoding.latent, trained.head), reference["supervised_probs"]),
-            1e-5,
+        Figure("pre_vq", _off(tokens, reference["pre_vq"]), 1e-4, image),
+        Figure("vq_idx equal", equal, 1.0 if tokens.numel() < 1 << 20 else 0.999, image, at_least=True),
+        Figure("image_latent", _off(encoding.latent, reference["image_latent"]), 1e-6 if equal == 1 else 0.02, image),
+        Figure("text_latents", _off(latents, reference["text_latents"]), 1e-5, words),
+        Figure("zero_shot_probs", _off(zero_shot, reference["zero_shot_probs"]), 1e-5, f"{image}, {words}"),
+        *(
+            _trained(folder / f"{name}.pt", head, reference[f"{name}_probs"], volume, (read, encoding.latent))
+            for name, head in (("classfine", heads.classfine), ("supervised", heads.supervised))
         ),
     ]
+
+
+def _encoder(read: Checkpoint) -> Encoder:
+    encoder = Encoder(read.config)
+    encoder.load_state_dict(dict(read.image))
+    encoder.eval().prepare()
+    return encoder
+
+
+def _trained(
+    file: Path, head: TrainedHead, wanted: Any, volume: torch.Tensor, known: tuple[Checkpoint, torch.Tensor]
+) -> Figure:
+    """The figure of a trained head. Its encoder is run unless it is bit for bit that of ctclip.pt, `known` with its latent."""
+    read, (ctclip, latent) = checkpoint.read(file), known
+    same = read.config == ctclip.config and all(
+        torch.equal(read.image[name], ctclip.image[name]) for name in read.image
+    )
+    used = f"image encoder of {file.name}" + (", the same weights as ctclip.pt's" if same else "")
+    found = head(latent if same else _encoder(read)(volume).latent, read.head)
+    return Figure(f"{file.stem}_probs", _off(found, wanted), 1e-5, used)
 
 
 def _off(found: torch.Tensor, wanted: Any) -> float:

@@ -87,15 +87,28 @@ class Upload:
         if left or not stream.eof:
             raise _damaged(f"file {entry.number} is smaller than its directory says")
 
+    def checked(self, entry: Entry) -> Iterator[bytes]:
+        """As `inflated`, its checksum right. Raises RefusedError, for a wrong checksum behind the last piece."""
+        crc = 0
+        for piece in self.inflated(entry):
+            crc = isal_zlib.crc32(piece, crc)
+            yield piece
+        _check_crc(entry, crc)
+
     def whole(self, entry: Entry) -> bytes:
         """All bytes of a file, its checksum right. Raises RefusedError."""
         stored = self.at(entry.start, entry.stored, scratch=entry.scratch)
         data = _inflated(stored, entry) if entry.deflated else stored
         if len(data) != entry.size:
             raise _damaged(f"file {entry.number} does not have the size that its directory says")
-        if entry.crc is not None and isal_zlib.crc32(data) != entry.crc:
-            raise _damaged(f"file {entry.number} does not have the checksum that its directory says")
+        if entry.crc is not None:
+            _check_crc(entry, isal_zlib.crc32(data))
         return data
+
+
+def _check_crc(entry: Entry, crc: int) -> None:
+    if entry.crc is not None and crc != entry.crc:
+        raise _damaged(f"file {entry.number} does not have the checksum that its directory says")
 
 
 def _inflated(stored: bytes, entry: Entry) -> bytes:
@@ -189,12 +202,14 @@ def unpack_gzip(upload: Upload, scratch: int, limits: StudyLimits) -> int:
 
 def unpack(upload: Upload, entry: Entry, scratch: int) -> None:
     """Decompresses one file to the scratch file's end, so that its frames can be read by position. Raises RefusedError."""
-    crc = 0
-    for piece in upload.inflated(entry):
-        crc = isal_zlib.crc32(piece, crc)
+    for piece in upload.checked(entry):
         _write(scratch, piece)
-    if entry.crc is not None and crc != entry.crc:
-        raise _damaged(f"file {entry.number} does not have the checksum that its directory says")
+
+
+def check_crc(upload: Upload, entry: Entry) -> None:
+    """Reads one file once, piece by piece, before its frames are read by position. Raises RefusedError for a wrong checksum."""
+    for _ in upload.checked(entry):
+        pass
 
 
 def _write(scratch: int, data: bytes) -> None:

@@ -6,7 +6,7 @@ the stack. Not here: which images belong together (`series`), pixels.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from serving.contracts.ct_volume import SHAPE, SPACING_MM
 from serving.errors import Unprocessable
+from transformers_pre.dicom.limits import StudyLimits
 from transformers_pre.dicom.records import RenderPlan, Slice, slice_to_json
 from transformers_pre.dicom.volume import axis, onto_slices, resampled_size
 
@@ -23,18 +24,14 @@ SAME_PLACE_MM: Final = 0.01
 TOLERANCE: Final = 0.05
 TOLERANCE_MM: Final = 0.1
 """How far a step may be from the usual one: the larger of 5 % and 0.1 mm, as dicom2nifti has it."""
-MAX_FILLED_SHARE: Final = 0.1
-"""Slices that may be missing, one in ten; each between two that are there."""
-MAX_OBLIQUE_DEGREES: Final = 30.0
-"""How far images may be turned against the body's axes; the network sees them unturned."""
-MAX_TILT_DEGREES: Final = 35.0
-"""How far a gantry may be tilted; scanners reach 30 degrees."""
 MAX_DRIFT_PIXELS: Final = 1.0
 """How far slices may lie off the line through their corners."""
 ROUNDING_MM: Final = 5
 """Decimals of a distance that mean anything; without this, 1.4999999 mm would cost a voxel."""
 SHORT_MM: Final = 200.0
 """A chest is longer; the volume then shows a part of one."""
+
+_FILES_TOLD: Final = 10  # of a message
 
 Floats = npt.NDArray[np.float64]
 _VOLUME_AXES = (1, 2, 0)  # of the patient's axes x (towards left), y (towards back), z (towards head)
@@ -108,15 +105,32 @@ class Stack:
 
 
 def coincident(slices: Sequence[Slice]) -> list[list[int]]:
-    """Numbers of images that lie at the same place, group by group."""
-    along = _along(slices)[0]
+    """Numbers of images that lie at the same place, group by group.
+
+    Raises Unprocessable for images that lie beside each other in one plane: they are neither duplicates nor a stack.
+    """
+    along, down, across, _ = _along(slices)
     order = np.argsort(along, kind="stable")
     breaks = np.flatnonzero(np.diff(along[order]) >= SAME_PLACE_MM) + 1
-    return [group.tolist() for group in np.split(order, breaks) if len(group) > 1]
+    groups = [group.tolist() for group in np.split(order, breaks) if len(group) > 1]
+    for group in groups:
+        apart = max(np.ptp(down[group]), np.ptp(across[group]))
+        if apart > TOLERANCE_MM:
+            raise Unprocessable(
+                f"{len(group)} images of the series lie in one plane, {apart:.1f} mm beside each other: files "
+                f"{files_of(slices[number] for number in group)} of the upload; the series may hold several fields of view",
+                code="shifted_slices",
+            )
+    return groups
 
 
-def stack(slices: Sequence[Slice], max_extent_mm: float) -> Stack:
-    """One even stack out of slices at different places, no side of it longer than `max_extent_mm`.
+def files_of(slices: Iterable[Slice]) -> str:
+    """The numbers of images' files for a message, ten at most."""
+    return ", ".join(str(image.entry.number) for image in itertools.islice(slices, _FILES_TOLD))
+
+
+def stack(slices: Sequence[Slice], limits: StudyLimits) -> Stack:
+    """One even stack out of slices at different places, within the limits of its sides, angles and gaps.
 
     Raises:
         Unprocessable: gaps, uneven steps, slices beside each other, a direction that is none, or a size that is no patient's.
@@ -127,19 +141,29 @@ def stack(slices: Sequence[Slice], max_extent_mm: float) -> Stack:
     ordered = [slices[number] for number in order]
     row_mm, column_mm = ordered[0].spacing or (1.0, 1.0)
     warnings: list[str] = []
-    places, steps, step, filled = _even(along, warnings)
+    places, steps, step, filled = _even(along, warnings, limits.max_missing_share)
     axes, flipped, oblique = _to_patient(directions)
-    if oblique > MAX_OBLIQUE_DEGREES:
+    if oblique > limits.max_oblique_degrees:
         raise Unprocessable(
-            f"the images are turned by {oblique:.0f} degrees against the body's axes, at most {MAX_OBLIQUE_DEGREES:.0f} are read",
+            f"the images are turned by {oblique:.0f} degrees against the body's axes, at most {limits.max_oblique_degrees:g} "
+            "are read (MAX_OBLIQUE_DEGREES)",
             code="oblique_series",
         )
     tilt = _tilt(along, down, across, row_mm, column_mm)
+    if abs(tilt) > limits.max_tilt_degrees:
+        raise Unprocessable(
+            f"the slices are shifted within their planes as by a gantry tilted by {abs(tilt):.0f} degrees, at most "
+            f"{limits.max_tilt_degrees:g} are read (MAX_TILT_DEGREES)",
+            code="tilted_series",
+        )
     shifts, rows = None, ordered[0].rows
     if tilt:
         offsets = np.round((down - down.min()) / row_mm, 6)
         shifts, rows = offsets.tolist(), rows + math.ceil(offsets.max())
-        warnings.append(f"the gantry was tilted by {abs(tilt):.1f} degrees: the stack is sheared upright")
+        warnings.append(
+            f"the gantry was tilted by {abs(tilt):.1f} degrees: the slices are put straight above each other, and the volume "
+            f"stays turned by these {abs(tilt):.1f} degrees against the body"
+        )
     if oblique > max(5.0, abs(tilt) + 1.0):
         warnings.append(f"the images are turned by {oblique:.1f} degrees against the body's axes, and not turned back")
     found = Stack(
@@ -156,7 +180,7 @@ def stack(slices: Sequence[Slice], max_extent_mm: float) -> Stack:
         filled,
         warnings,
     )
-    _check_extent(found, max_extent_mm)
+    _check_extent(found, limits.max_extent_mm)
     length = found.extent_mm[axes.index(2)]
     if length < SHORT_MM:
         warnings.append(f"the images cover {length:g} mm of the body's length, a chest is longer than {SHORT_MM:g} mm")
@@ -192,14 +216,14 @@ def _along(slices: Sequence[Slice]) -> tuple[Floats, Floats, Floats, Floats]:
     return positions @ normal, positions @ down, positions @ across, np.stack([normal, down, across])
 
 
-def _even(along: Floats, warnings: list[str]) -> tuple[Floats, int, float, list[float]]:
+def _even(along: Floats, warnings: list[str], missing_share: float) -> tuple[Floats, int, float, list[float]]:
     """Places in steps, steps, the length of one, and where slices are missing. Raises Unprocessable."""
     gaps = np.diff(along)
     usual = float(np.median(gaps))
     slack = max(TOLERANCE * usual, TOLERANCE_MM)
     multiples = np.maximum(np.rint(gaps / usual), 1)
     if np.all(np.abs(gaps - multiples * usual) <= multiples * slack):
-        _check_gaps(along, multiples, usual)
+        _check_gaps(along, multiples, usual, missing_share)
         places = np.concatenate([[0.0], np.cumsum(multiples)])
         steps = int(places[-1]) + 1
         step = round(float(along[-1] - along[0]) / (steps - 1), ROUNDING_MM)
@@ -229,16 +253,17 @@ def _even(along: Floats, warnings: list[str]) -> tuple[Floats, int, float, list[
     return (along - along[0]) / step, steps, step, []
 
 
-def _check_gaps(along: Floats, multiples: Floats, usual: float) -> None:
+def _check_gaps(along: Floats, multiples: Floats, usual: float, share: float) -> None:
     """Raises Unprocessable unless every slice that is missing has two neighbours that are not."""
     missing = np.flatnonzero(multiples > 1)
     large = np.flatnonzero(multiples > 2)
     if len(large):
         raise _gap(along, int(large[np.argmax(multiples[large])]), usual)
-    if np.any(np.diff(missing) == 1) or len(missing) > max(1, MAX_FILLED_SHARE * len(along)):
+    allowed = max(1.0, share * len(along)) if share else 0.0
+    if np.any(np.diff(missing) == 1) or len(missing) > allowed:
         raise Unprocessable(
-            f"{len(missing)} slices are missing, too many or too close together to be interpolated: at most one in ten, each "
-            f"between others; the first is missing at {along[missing[0]] + usual:.1f} mm",
+            f"{len(missing)} slices are missing, too many or too close together to be interpolated: at most {share:g} of them "
+            f"(MAX_MISSING_SHARE), each between others; the first is missing at {along[missing[0]] + usual:.1f} mm",
             code="missing_slices",
         )
 
@@ -271,11 +296,4 @@ def _tilt(along: Floats, down: Floats, across: Floats, row_mm: float, column_mm:
         )
     if np.ptp(down) <= MAX_DRIFT_PIXELS * row_mm / 2:
         return 0.0
-    tilt = math.degrees(math.atan(drift))
-    if abs(tilt) > MAX_TILT_DEGREES:
-        raise Unprocessable(
-            f"the slices are shifted within their planes as by a gantry tilted by {abs(tilt):.0f} degrees, at most "
-            f"{MAX_TILT_DEGREES:.0f} are read",
-            code="tilted_series",
-        )
-    return tilt
+    return math.degrees(math.atan(drift))

@@ -6,6 +6,7 @@ nothing is guessed, converted or warned about that is not needed. Not here: pixe
 
 import io
 import math
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,13 +17,12 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 
 from serving.workers.wire import RefusedError
+from transformers_pre.dicom import body_parts
 from transformers_pre.dicom.limits import StudyLimits
 from transformers_pre.dicom.records import Entry, Kernel, Slice
 from transformers_pre.dicom.syntaxes import BIG_ENDIAN, IMPLICIT, READ
 
 PREAMBLE_BYTES: Final = 132
-MAX_HEADER_BYTES: Final = 32 << 20
-"""Longest data set before the pixel data that is read; the functional groups of a thousand frames take a few MB."""
 
 _MAX_TEXT_BYTES = 256
 """Longest value of an element that decides something; UIDs have 64, six numbers 101 (PS3.5, 6.2)."""
@@ -36,6 +36,11 @@ DICOMDIR: Final = "1.2.840.10008.1.3.10"
 _LUNG_KERNELS = ("LUNG", "B70", "B80", "FC51", "FC81")
 _STANDARD_KERNELS = ("STANDARD", "B30", "B31", "FC30")
 
+# Values of ImageType of pictures of text: DOSE, DOSE_INFO, CT_DOSE_REPORT, SCREEN SAVE. LOW_DOSE and LUNG SCREENING are scans.
+_SCREEN = re.compile(
+    r"^DOSE$|DOSE[\W_]*(INFO|REPORT|SUMMARY|SHEET|PAGE|RECORD)|^(DOSE[\W_]*)?SCREEN([\W_]*(SAVE|SHOT|CAPTURE|GRAB).*)?$"
+)
+
 _HOUNSFIELD = ("", "HU", "US")
 """RescaleType (PS3.3, C.11.1.1.2) of images in Hounsfield units; US is "unspecified", which CT images are HU by default."""
 
@@ -43,7 +48,7 @@ _TAGS: Final = [
     *(0x00080008, 0x00080016, 0x00080060, 0x0020000D, 0x0020000E, 0x00200052, 0x00200012, 0x00181210, 0x00282110),
     *(0x00280002, 0x00280008, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103, 0x00280120),
     *(0x00280121, 0x00281052, 0x00281053, 0x00281054, 0x00200032, 0x00200037, 0x00280030, 0x00200100, 0x00181060),
-    *(0x52009229, 0x52009230),
+    *(0x52009229, 0x52009230, 0x00180015, 0x00082218),
 ]
 
 
@@ -219,7 +224,7 @@ def _check_kind(header: _Header) -> None:
     kind = [value.upper() for value in header.texts(0x00080008)]
     if "LOCALIZER" in kind[2:]:
         raise DroppedError("a localizer")
-    if any("DOSE" in value or "SCREEN" in value for value in kind):
+    if any(_SCREEN.search(value) for value in kind):
         raise DroppedError("a dose report")
     if header.short(0x00280002) != 1:
         raise DroppedError("a colour image")
@@ -333,8 +338,16 @@ def _slice(levels: list[_Header], image: _Image, matrix: tuple[int, int], frame:
         kernel=_kernel(_level(levels, 0x00181210)),
         phase=_phase(header, levels),
         acquisition=header.text(0x00200012),
+        body_part=_body_part(levels),
         lossy=header.text(0x00282110) == "01",
     )
+
+
+def _body_part(levels: list[_Header]) -> str:
+    """By the frame's anatomic region, else the image's, else BodyPartExamined."""
+    anatomies = [item for group in reversed(levels[1:]) for item in group.items(0x00209071)]
+    regions = [region for level in (*anatomies, levels[0]) for region in level.items(0x00082218)]
+    return body_parts.named([*(region.text(0x00080100) for region in regions), levels[0].text(0x00180015)])
 
 
 def _spacing(header: _Header) -> tuple[float, float] | None:

@@ -31,5 +31,17 @@ class StudyLimits:
     """Most bytes of the images of one series, decoded (MAX_DECODED_BYTES)."""
     max_extent_mm: float = 2500.0
     """Longest side of the box that the images fill, mm (MAX_EXTENT_MM)."""
+    max_header_bytes: int = 32 << 20
+    """Longest data set before the pixel data (MAX_HEADER_BYTES)."""
+    max_whole_bytes: int = 64 << 20
+    """Largest file, or deflated data set, that cannot be read frame by frame (MAX_WHOLE_BYTES)."""
+    max_oblique_degrees: float = 30.0
+    """How far images may be turned against the body's axes (MAX_OBLIQUE_DEGREES)."""
+    max_tilt_degrees: float = 35.0
+    """How far a gantry may be tilted (MAX_TILT_DEGREES)."""
+    max_missing_share: float = 0.1
+    """Slices that may be missing, of those that are there; each between two of them (MAX_MISSING_SHARE)."""
     min_slices: int = 20
     """Fewest slices of a volume (MIN_SLICES)."""
+    other_body_parts: bool = False
+    """Whether images are read that say that they show the head, an arm or a leg (ALLOW_OTHER_BODY_PARTS)."""

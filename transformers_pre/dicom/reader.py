@@ -157,11 +157,17 @@ class StudyReader:
                 raise InvalidInput(
                     f"there is no DICOM file among the {dropped.total()} files of the upload", code="no_dicom"
                 )
-            choice = series.choose(slices, dropped, min_slices=self._limits.min_slices, series_uid=series_uid)
+            choice = series.choose(
+                slices,
+                dropped,
+                min_slices=self._limits.min_slices,
+                series_uid=series_uid,
+                other_body_parts=self._limits.other_body_parts,
+            )
             series.check_size(choice.slices, self._limits.max_decoded_bytes)
             choice = await job.without_duplicates(choice, self._limits.min_slices)
             choice.slices = await job.readable(choice.slices)
-            stack = geometry.stack(choice.slices, self._limits.max_extent_mm)
+            stack = geometry.stack(choice.slices, self._limits)
             volume = await job.render(stack)
         return Study(
             volume,
@@ -181,6 +187,8 @@ class _StudyJob:
         self._scratch = scratch
         self._limits_json = asdict(limits)
         self._images = 0
+        self._checked: set[int] = set()
+        """Files that are read by position and have the checksum that they should."""
 
     async def source(self, parts: Sequence[tuple[int, int]] | None) -> Source:
         """How the upload is wrapped; a gzip is unpacked for that. Raises InvalidInput."""
@@ -252,14 +260,18 @@ class _StudyJob:
             return choice
         images = [choice.slices[number] for group in groups for number in group]
         images = await self.readable(images)
-        digests = iter(await self._do("digest", {"slices": [slice_to_json(image) for image in images]}))
+        digests = iter(
+            await self._do(
+                "digest", {"slices": [slice_to_json(image) for image in images], "limits": self._limits_json}
+            )
+        )
         extra: set[int] = set()
         for group in groups:
             if len({next(digests) for _ in group}) > 1:
                 raise Unprocessable(
                     f"{len(group)} images of the series lie at the same place and differ: files "
-                    f"{', '.join(str(choice.slices[number].entry.number) for number in group[:10])} of the upload; it may hold "
-                    "several phases or reconstructions",
+                    f"{geometry.files_of(choice.slices[number] for number in group)} of the upload; it may hold several phases "
+                    "or reconstructions",
                     code="conflicting_slices",
                 )
             extra.update(group[1:])
@@ -270,11 +282,19 @@ class _StudyJob:
         return choice
 
     async def readable(self, slices: list[Slice]) -> list[Slice]:
-        """The same with frames of compressed files unpacked to where they can be read by position."""
+        """The same with frames of compressed files unpacked to where they can be read by position.
+
+        Raises InvalidInput for a file whose checksum is wrong: those that are read as a whole are checked then.
+        """
         moved: dict[int, Entry] = {}
         for image in slices:
             entry = image.entry
-            if image.frames > 1 and entry.deflated and image.syntax != DEFLATED and entry.number not in moved:
+            if image.frames == 1 or image.syntax == DEFLATED:
+                continue
+            if entry.crc is not None and not entry.deflated and entry.number not in self._checked:
+                await self._do("check_crc", {"entry": asdict(entry)})
+                self._checked.add(entry.number)
+            if entry.deflated and entry.number not in moved:
                 start = os.fstat(self._scratch).st_size
                 await self._do("unpack", {"entry": asdict(entry)})
                 moved[entry.number] = Entry(entry.number, start, entry.size, entry.size, scratch=True)
@@ -293,7 +313,7 @@ class _StudyJob:
             os.ftruncate(memory, VOLUME_BYTES)
             mapped = mmap.mmap(memory, VOLUME_BYTES)
             jobs = [
-                self._do("render", {"plan": plan, "begin": begin, "end": end}, memory)
+                self._do("render", {"plan": plan, "begin": begin, "end": end, "limits": self._limits_json}, memory)
                 for begin, end in itertools.pairwise(bounds)
                 if begin < end
             ]

@@ -77,6 +77,8 @@ class Slice:
     phase: tuple[str, ...]
     """What tells phases of one series apart."""
     acquisition: str
+    body_part: str
+    """What the header says that is shown, if that is not the chest (`body_parts.named`)."""
     lossy: bool
 
 

@@ -49,8 +49,24 @@ class DicomSettings(UploadSettings):
     """Most bytes of the images of one series, decoded; 512 KiB each, usually."""
     max_extent_mm: float = Field(StudyLimits.max_extent_mm, gt=0)
     """Longest side of the box that the images of a series fill, in mm: no patient is longer."""
+    max_header_bytes: int = Field(StudyLimits.max_header_bytes, gt=0)
+    """Longest part of a file before its pixel data; the functional groups of a thousand frames take a few MB. A file with more
+    is left out."""
+    max_whole_bytes: int = Field(StudyLimits.max_whole_bytes, gt=0)
+    """Largest file, decompressed, that is held in memory as a whole: one image, or a deflated data set. Frames of larger files
+    are read one by one."""
+    max_oblique_degrees: float = Field(StudyLimits.max_oblique_degrees, ge=0, le=45)
+    """How far images may be turned against the body's axes; the volume stays turned as they are."""
+    max_tilt_degrees: float = Field(StudyLimits.max_tilt_degrees, ge=0, le=45)
+    """How far a gantry may be tilted; scanners reach 30 degrees. The volume stays turned by it."""
+    max_missing_share: float = Field(StudyLimits.max_missing_share, ge=0, le=0.5)
+    """Slices that may be missing and are interpolated, to those that are there: a tenth, at least one unless it is 0, and each
+    between two that are there."""
     min_slices: int = Field(StudyLimits.min_slices, ge=2)
     """Fewest slices of a volume."""
+    allow_other_body_parts: bool = False
+    """Whether series are read whose headers (BodyPartExamined, AnatomicRegionSequence) say that they show the head, an arm or a
+    leg; by default they are refused with 422. Neighbours of the chest and labels that are not known are read either way."""
     decode_workers: int = Field(0, ge=0)
     """Processes that decode, all of them one study at a time; 0 for every core that the container may use, 8 at most."""
     decode_memory_bytes: int = Field(StudyLimits.memory_bytes, gt=0)
@@ -111,5 +127,11 @@ class DicomSettings(UploadSettings):
             max_matrix=self.max_matrix,
             max_decoded_bytes=self.max_decoded_bytes,
             max_extent_mm=self.max_extent_mm,
+            max_header_bytes=self.max_header_bytes,
+            max_whole_bytes=self.max_whole_bytes,
+            max_oblique_degrees=self.max_oblique_degrees,
+            max_tilt_degrees=self.max_tilt_degrees,
+            max_missing_share=self.max_missing_share,
             min_slices=self.min_slices,
+            other_body_parts=self.allow_other_body_parts,
         )

@@ -1,8 +1,9 @@
 """A worker process of the study reader: `python -m transformers_pre.dicom.worker`, jobs and answers on its standard input.
 
-Jobs: unpack (what has to be decompressed whole), scan (headers of a share of the files), digest (are images the same), render
-(planes of the volume). Nothing here trusts the upload; what it does to this process, `reader.StudyReader` is told. What comes of
-a file is said by its number in the upload: neither its name nor anything in it that may name somebody is ever written.
+Jobs: unpack (what has to be decompressed whole), check_crc (of what is read by position), scan (headers of a share of the
+files), digest (are images the same), render (planes of the volume). Nothing here trusts the upload; what it does to this process,
+`reader.StudyReader` is told. What comes of a file is said by its number in the upload: neither its name nor anything in it that
+may name somebody is ever written.
 """
 
 import hashlib
@@ -32,7 +33,6 @@ from transformers_pre.dicom.syntaxes import DEFLATED
 from transformers_pre.dicom.volume import Renderer
 
 _MESSAGE_BYTES = 1 << 19  # a message of slices is sent when it has grown to about this
-_FILE_IN_MEMORY_BYTES = 64 << 20  # larger ones are read by position
 
 
 def main() -> None:
@@ -45,9 +45,14 @@ def main() -> None:
 
 def answer(job: Any, descriptors: list[int], send: child.Send) -> None:
     """Does a job. Raises RefusedError."""
-    work = {"unpack_gzip": _unpack_gzip, "unpack": _unpack, "scan": _scan, "digest": _digest, "render": _render}[
-        job["job"]
-    ]
+    work = {
+        "unpack_gzip": _unpack_gzip,
+        "unpack": _unpack,
+        "check_crc": _check_crc,
+        "scan": _scan,
+        "digest": _digest,
+        "render": _render,
+    }[job["job"]]
     try:
         outcome = work(job, descriptors, send)
     except (RefusedError, MemoryError, OSError):
@@ -67,6 +72,10 @@ def _unpack_gzip(job: Any, descriptors: list[int], _send: child.Send) -> int:
 def _unpack(job: Any, descriptors: list[int], _send: child.Send) -> None:
     upload = Upload(descriptors[0], descriptors[1])
     archive.unpack(upload, Entry(**job["entry"]), descriptors[1])
+
+
+def _check_crc(job: Any, descriptors: list[int], _send: child.Send) -> None:
+    archive.check_crc(Upload(descriptors[0], descriptors[1]), Entry(**job["entry"]))
 
 
 # --- scan ---
@@ -133,9 +142,9 @@ def _slices(upload: Upload, entry: Entry, limits: StudyLimits, deflated: _Deflat
             return _try_slices(upload, entry, bytes(head), limits, deflated)
         except header.MoreError:
             wanted = 2 * len(head)
-            if len(head) > header.MAX_HEADER_BYTES:
+            if len(head) > limits.max_header_bytes:
                 raise header.DroppedError(
-                    f"more than {header.MAX_HEADER_BYTES >> 20} MiB before its pixel data"
+                    f"more than {limits.max_header_bytes} bytes before its pixel data (MAX_HEADER_BYTES)"
                 ) from None
     raise header.DroppedError("no pixel data" if len(head) > header.PREAMBLE_BYTES else "not a DICOM file")
 
@@ -148,7 +157,7 @@ def _try_slices(upload: Upload, entry: Entry, head: bytes, limits: StudyLimits, 
         raise header.DroppedError("a DICOMDIR")
     deflated_at = None
     if syntax == DEFLATED:
-        head, start, deflated_at = _inflated_dataset(upload, entry, start), 0, start
+        head, start, deflated_at = _inflated_dataset(upload, entry, start, limits), 0, start
         deflated.add(len(head), entry.size)
     try:
         return header.slices(entry, head, syntax, start, deflated_at=deflated_at, limits=limits)
@@ -162,30 +171,30 @@ def _try_slices(upload: Upload, entry: Entry, head: bytes, limits: StudyLimits, 
         raise header.DroppedError("a damaged header") from None
 
 
-def _inflated_dataset(upload: Upload, entry: Entry, start: int) -> bytes:
+def _inflated_dataset(upload: Upload, entry: Entry, start: int, limits: StudyLimits) -> bytes:
     """The data set of a deflated file, whole. Raises RefusedError."""
-    _check_in_memory(entry)
+    _check_in_memory(entry, limits)
     stream = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_DEFLATE)
     try:
-        data: bytes = stream.decompress(upload.whole(entry)[start:], _FILE_IN_MEMORY_BYTES)
+        data: bytes = stream.decompress(upload.whole(entry)[start:], limits.max_whole_bytes)
     except (igzip_lib.error, EOFError):
         raise header.DroppedError("a damaged header") from None
-    if not stream.eof and len(data) >= _FILE_IN_MEMORY_BYTES:
-        raise _too_large_to_hold(entry)
+    if not stream.eof and len(data) >= limits.max_whole_bytes:
+        raise _too_large_to_hold(entry, limits)
     return data
 
 
-def _check_in_memory(entry: Entry) -> None:
-    if entry.size > _FILE_IN_MEMORY_BYTES:
-        raise _too_large_to_hold(entry)
+def _check_in_memory(entry: Entry, limits: StudyLimits) -> None:
+    if entry.size > limits.max_whole_bytes:
+        raise _too_large_to_hold(entry, limits)
 
 
-def _too_large_to_hold(entry: Entry) -> RefusedError:
+def _too_large_to_hold(entry: Entry, limits: StudyLimits) -> RefusedError:
     return RefusedError(
         413,
         "file_too_large",
-        f"file {entry.number} of the upload has more than {_FILE_IN_MEMORY_BYTES} bytes in one compressed piece; frames of "
-        "files as large as that have to be compressed one by one",
+        f"file {entry.number} of the upload has more than {limits.max_whole_bytes} bytes that are read at once "
+        "(MAX_WHOLE_BYTES); larger files have to be multi-frame ones, their frames not compressed together",
     )
 
 
@@ -195,8 +204,9 @@ def _too_large_to_hold(entry: Entry) -> RefusedError:
 class _Images:
     """Reads images, the last file's bytes kept for its next frame."""
 
-    def __init__(self, upload: Upload):
+    def __init__(self, upload: Upload, limits: StudyLimits):
         self._upload = upload
+        self._limits = limits
         self._number = -1
         self._frames: Frames | None = None
 
@@ -213,26 +223,27 @@ class _Images:
     def _reader(self, image: Slice) -> Read:
         entry = image.entry
         if image.deflated_at is not None:
-            data = _inflated_dataset(self._upload, entry, image.deflated_at)
+            data = _inflated_dataset(self._upload, entry, image.deflated_at, self._limits)
         elif image.frames > 1 and not entry.deflated:
             return lambda start, size: self._upload.at(
                 entry.start + start, max(0, min(size, entry.size - start)), scratch=entry.scratch
             )
         else:
-            _check_in_memory(entry)
+            _check_in_memory(entry, self._limits)
             data = self._upload.whole(entry)
         view = memoryview(data)
         return lambda start, size: view[start : start + size]  # type: ignore[return-value]  # as good as bytes
 
 
-def _images(job: Any, descriptors: list[int]) -> tuple[list[Slice], _Images]:
-    slices = [slice_from_json(fields) for fields in job["slices"]]
-    return slices, _Images(Upload(descriptors[0], descriptors[1] if len(descriptors) > 1 else None))
+def _images(images: Any, limits: Any, descriptors: list[int]) -> tuple[list[Slice], _Images]:
+    slices = [slice_from_json(fields) for fields in images]
+    upload = Upload(descriptors[0], descriptors[1] if len(descriptors) > 1 else None)
+    return slices, _Images(upload, StudyLimits(**limits))
 
 
 def _digest(job: Any, descriptors: list[int], _send: child.Send) -> list[str]:
     """A hash of what each image shows."""
-    slices, images = _images(job, descriptors)
+    slices, images = _images(job["slices"], job["limits"], descriptors)
     found = []
     for image in slices:
         plane = np.empty((image.rows, image.columns), np.float32)
@@ -243,7 +254,7 @@ def _digest(job: Any, descriptors: list[int], _send: child.Send) -> list[str]:
 
 def _render(job: Any, descriptors: list[int], _send: child.Send) -> None:
     """Planes [begin, end) of the volume, in the memory that came along last."""
-    slices, images = _images(job["plan"], descriptors[:-1])
+    slices, images = _images(job["plan"]["slices"], job["limits"], descriptors[:-1])
     first, shape = slices[0], tuple(job["plan"]["shape"])
     memory = mmap.mmap(descriptors[-1], os.fstat(descriptors[-1]).st_size)  # goes with the array
     volume = np.frombuffer(memory, np.float32).reshape(shape)

@@ -1,7 +1,10 @@
 """Bundles: what a published file becomes, and what is refused."""
 
+import importlib
 import pickle
 import sys
+import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +110,67 @@ def test_a_pickled_model_wants_the_word_for_it(
     row = np.full((1, booster.num_feature()), 0.7)
     again = lightgbm.Booster(model_file=str(tmp_path / "model.txt"))
     assert again.predict(row)[0] == pytest.approx(booster.predict(row)[0], abs=1e-12)
+
+
+class OfAnotherLibrary:
+    """Pickled as something of a module that is not there, as scikit-learn and joblib are not in the image."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, ("joblib_that_is_not_here.numpy_pickle",)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (pickle.dumps(OfAnotherLibrary()), "ModuleNotFoundError: No module named 'joblib_that_is_not_here'"),
+        (pickle.dumps([1.0] * 100)[:50], "pickle data was truncated|Ran out of input"),
+        (zlib.compress(pickle.dumps({})), "UnpicklingError"),
+        (b"", "EOFError: Ran out of input"),
+        (b"tree\nversion=v4\n", "Error"),
+    ],
+    ids=["another library", "cut off", "compressed by joblib", "empty", "text"],
+)
+def test_a_pickle_that_cannot_be_read_says_how_to_export_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, told: str
+) -> None:
+    (tmp_path / "model.pkl").write_bytes(data)
+    arguments = ["--lightgbm", str(tmp_path / "model.pkl"), "--allow-pickle", "--out", str(tmp_path / "model.txt")]
+    monkeypatch.setattr(sys, "argv", ["prepare", *arguments])
+    with pytest.raises(SystemExit, match=told) as stopped:
+        prepare.main()
+    message = str(stopped.value)
+    assert message.startswith("error: model.pkl cannot be unpickled here")
+    assert "export it with model.booster_.save_model('lightgbm.txt')" in message
+    assert "\n" not in message
+    assert not (tmp_path / "model.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        (
+            "ctclip",
+            {"texts": torch.ones(18, 2, 15)},
+            r"texts is [18, 2, 15], [18, 2, 16] is wanted by a zero_shot head",
+        ),
+        ("ctclip", {"texts": None}, "texts is missing"),
+        (
+            "ctclip",
+            {"labels": ("a", "b")},
+            "texts is [18, 2, 16], [2, 2, 16] is wanted by a zero_shot head of 2 findings",
+        ),
+        ("classfine", {"labels": ("a",)}, "head.classifier.weight is [18, 16], [1, 16] is wanted"),
+        ("classfine", {"layer": {"classifier.weight": torch.ones(18, 16)}}, "head.classifier.bias is missing"),
+        ("classfine", {"head": "supervised"}, "head.norm.weight is missing, [16] is wanted by a supervised head"),
+        ("classfine", {"image": {}}, "is missing, ["),
+    ],
+)
+def test_a_bundle_that_does_not_fit_together_is_refused(
+    folder: Path, tmp_path: Path, name: str, change: dict[str, Any], told: str
+) -> None:
+    whole = bundle.read(folder / "models" / f"{name}.safetensors")
+    bundle.write(replace(whole, **change), tmp_path / "odd.safetensors")
+    with pytest.raises(ValueError, match=r"^odd\.safetensors does not fit together: ") as caught:
+        bundle.read(tmp_path / "odd.safetensors")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)

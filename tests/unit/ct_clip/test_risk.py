@@ -65,6 +65,25 @@ def test_a_model_of_other_features_is_refused(folder: Path, tmp_path: Path) -> N
         RiskModel.load(tmp_path / "none.txt", FINDINGS, PATHOLOGIES, 0.4)
 
 
+@pytest.mark.parametrize(
+    ("objective", "told"),
+    [
+        ({"objective": "multiclass", "num_class": 3}, "its objective is multiclass with 3 outputs"),
+        ({"objective": "regression"}, "its objective is regression with 1 output"),
+    ],
+)
+def test_a_model_that_gives_no_probability_is_refused(tmp_path: Path, objective: dict[str, object], told: str) -> None:
+    import lightgbm
+
+    names = risk.feature_names(("a", "b"), ("c", "d"))
+    rows = np.random.default_rng(0).uniform(0, 1, (60, len(names)))
+    data = lightgbm.Dataset(rows, np.arange(60) % 3, feature_name=names)
+    parameters = {**objective, "verbosity": -1, "num_threads": 1}
+    lightgbm.train(parameters, data, 2).save_model(tmp_path / "other.txt")
+    with pytest.raises(ValueError, match=rf"^other\.txt is no risk model: {told}, wanted is binary with 1 output$"):
+        RiskModel.load(tmp_path / "other.txt", ("a", "b"), ("c", "d"), 0.4)
+
+
 def test_features_without_names_go_by_their_places(tmp_path: Path) -> None:
     """Also where both groups have a finding of one name, and by name such a model is refused."""
     import lightgbm

@@ -68,6 +68,19 @@ def test_one_multi_frame_file(read: Reading, expected: Volume, wrapping: str) ->
     assert study.report["slices"]["used"] == 24
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_multi_frame_file_with_a_wrong_checksum_is_damaged(read: Reading, compression: int) -> None:
+    """Its pixel data alone has changed: everything else of it can be read."""
+    archive = zipped([dicom(enhanced(scan()))], compression=compression)
+    wrong = central(archive, 16, b"\0\0\0\0")
+    if compression == zipfile.ZIP_STORED:
+        at = archive.index(b"PK\x01\x02") - 100
+        wrong = archive[:at] + bytes([archive[at] ^ 1]) + archive[at + 1 :]
+    with pytest.raises(InvalidInput, match="file 1 does not have the checksum that its directory says") as caught:
+        read(stored(wrong))
+    assert caught.value.code == "damaged_archive"
+
+
 def test_names_play_no_part(read: Reading, files: list[bytes], expected: Volume) -> None:
     with pytest.warns(UserWarning, match="Duplicate name"):
         same = zipped(files, names="../../../etc/passwd")

@@ -26,10 +26,11 @@ def test_every_limit_of_the_reader_is_a_setting() -> None:
     settings = DicomSettings(
         decode_workers=3, study_volumes=4, study_queue=5, decode_memory_bytes=6, decode_timeout_seconds=7, max_files=8,
         max_inflated_bytes=9, max_file_bytes=10, max_compression_ratio=11, max_matrix=12, min_slices=13,
-        max_decoded_bytes=14, max_extent_mm=15,
+        max_decoded_bytes=14, max_extent_mm=15, allow_other_body_parts=True, max_header_bytes=16, max_whole_bytes=17,
+        max_oblique_degrees=18, max_tilt_degrees=19, max_missing_share=0.5,
     )  # fmt: skip
     limits = settings.study_limits()
-    assert sorted(getattr(limits, field.name) for field in fields(limits)) == list(range(3, 16))
+    assert sorted(getattr(limits, field.name) for field in fields(limits)) == [0.5, True, *range(3, 20)]
 
 
 def test_all_cores_decode_unless_it_is_said_how_many() -> None:

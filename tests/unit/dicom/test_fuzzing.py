@@ -159,7 +159,7 @@ def test_what_workers_do_ends_in_an_outcome_or_a_refusal() -> None:
             if answer({"job": "scan", "source": source, "share": 0, "shares": 1}):
                 slices = [fields for kind, payload in messages if kind == SLICES for fields in json.loads(payload)]
                 for fields in slices:
-                    outcomes["images"] += answer({"job": "digest", "slices": [fields]})
+                    outcomes["images"] += answer({"job": "digest", "slices": [fields], "limits": limits})
 
     before = psutil.Process().memory_info().rss
     for_seconds(SECONDS / 2, check)

@@ -39,6 +39,15 @@ def test_decoded_bytes_of_a_series_are_limited() -> None:
     assert refusal(upload, TooLarge, why, max_decoded_bytes=92_159) == "series_too_large"
 
 
+def test_a_header_and_a_whole_file_have_limits_of_their_own() -> None:
+    upload = zipped((dicom(with_junk(image, 64 << 10)) for image in scan()), compression=0)
+    why = r"24 x more than 200 bytes before its pixel data \(MAX_HEADER_BYTES\)"
+    assert refusal(upload, Unprocessable, why, max_header_bytes=200) == "too_few_slices"
+    upload = zipped(dicom(image) for image in scan())
+    why = r"more than 4000 bytes that are read at once \(MAX_WHOLE_BYTES\)"
+    assert refusal(upload, TooLarge, why, max_whole_bytes=4000) == "file_too_large"
+
+
 def long_uid(image: Dataset) -> None:
     image.SeriesInstanceUID = "1." * 5000 + "1"
 
@@ -69,7 +78,7 @@ def test_an_element_of_a_gigabyte_is_not_read(read: Reading) -> None:
     element = b"\x20\x00\x00\x40" + (1 << 30).to_bytes(4, "little")
     workers = {child.pid for child in psutil.Process().children()}
     for data in (head + element + bytes(64 << 20), head + element, head + element + b"\x28\x00\x02\x00" + tail):
-        with pytest.raises(ServingError, match=r"MiB before its pixel data|no pixel data|damaged header") as caught:
+        with pytest.raises(ServingError, match=r"bytes before its pixel data|no pixel data|damaged header") as caught:
             read(stored(data))
         assert caught.value.http_status == 422
     assert {child.pid for child in psutil.Process().children()} == workers

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import threading
 
 import pytest
@@ -33,6 +34,29 @@ async def test_what_is_cancelled_has_ended_when_the_caller_goes_on() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ended.is_set()
+
+
+async def test_what_fails_after_its_caller_was_cancelled_is_not_logged_by_asyncio() -> None:
+    """As when one worker's message ends a study while another's is read."""
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        go_on.wait(10)
+        raise ValueError
+
+    task = asyncio.create_task(in_thread(work))
+    await asyncio.to_thread(begun.wait, 10)
+    task.cancel()
+    asyncio.get_running_loop().call_soon(go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    del task
+    gc.collect()
+    await asyncio.sleep(0)
+    assert complaints == []
 
 
 @given(st.binary(max_size=100), st.integers(1, 9))

@@ -49,8 +49,20 @@ class Limits(BaseModel):
     """Most bytes of the images of one series, decoded."""
     max_extent_mm: float
     """Longest side of the box that they fill."""
+    max_header_bytes: int
+    """Longest part of a file before its pixel data."""
+    max_whole_bytes: int
+    """Largest file that is not read frame by frame."""
+    max_oblique_degrees: float
+    """How far images may be turned against the body's axes."""
+    max_tilt_degrees: float
+    """How far a gantry may be tilted."""
+    max_missing_share: float
+    """Slices that may be missing, to those that are there."""
     min_slices: int
     """Fewest slices of a volume."""
+    allow_other_body_parts: bool
+    """Whether series are read that say that they show the head, an arm or a leg."""
     decode_timeout_seconds: float
     """Time that reading a study may take."""
     decode_memory_bytes: int

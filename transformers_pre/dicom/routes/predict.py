@@ -1,6 +1,7 @@
 """POST `/predict`, the route of the original service: a study in a form, or where it lies in JSON, and what was found in it."""
 
 import contextlib
+from functools import partial
 from typing import Any, BinaryIO
 
 import orjson
@@ -29,7 +30,7 @@ def router(pipeline: Pipeline, settings: DicomSettings) -> APIRouter:
     async def asked(request: Request, resources: contextlib.ExitStack) -> StudyRequest:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
             text = await receive_body(request)
-            return await _linked(await json.decoded(text, lambda: _object(text)), settings, resources)
+            return await _linked(await json.decoded(text, partial(_object, text)), settings, resources)
         form, upload = await StudyForm.receive(request, forms)
         resources.enter_context(upload)
         return form.request(upload.file, upload.parts)

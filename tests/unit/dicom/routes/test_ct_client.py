@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import sys
 from pathlib import Path
 
@@ -43,6 +44,14 @@ async def test_it_tells_what_was_found(pod: CtLoopback, study: Path) -> None:
     assert lines[2] == "supervised:"
     assert any(line.startswith("read: 24 of 24 images in ") for line in lines)
     assert lines[-1].startswith("note: ")
+
+
+async def test_prompts_are_told_without_json_too(pod: CtLoopback, study: Path) -> None:
+    code, said, complaints = await run("--url", str(pod.http.base_url), "--file", study, "--prompt", "Грыжа")
+    assert (code, complaints) == (0, "")
+    lines = said.splitlines()
+    at = lines.index("your prompts:")
+    assert re.fullmatch(r" +\d\.\d{3}  Грыжа", lines[at + 1])
 
 
 async def test_files_of_a_series_and_pictures(pod: CtLoopback, tmp_path: Path) -> None:
