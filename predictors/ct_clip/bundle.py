@@ -122,6 +122,8 @@ def check_shapes(source: str, bundle: Bundle) -> None:
         projected = bundle.text.get("to_latent.weight")
         wanted["text.to_latent.weight"] = (latent, *(projected.shape[1:] if projected is not None else ()))
     found = {name: tuple(value.shape) for name, value in _tensors(bundle).items()}
+    if unknown := sorted(name for name in found if name.startswith(("image.", "head.")) and name not in wanted):
+        raise ValueError(f"{source} does not fit together: {unknown[0]} belongs to no {bundle.head} head")
     for name, shape in wanted.items():
         if found.get(name) != shape:
             has = f"is {list(found[name])}" if name in found else "is missing"

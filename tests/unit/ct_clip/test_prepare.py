@@ -163,6 +163,7 @@ def test_a_pickle_that_cannot_be_read_says_how_to_export_the_model(
         ("classfine", {"layer": {"classifier.weight": torch.ones(18, 16)}}, "head.classifier.bias is missing"),
         ("classfine", {"head": "supervised"}, "head.norm.weight is missing, [16] is wanted by a supervised head"),
         ("classfine", {"image": {}}, "is missing, ["),
+        ("supervised", {"head": "classfine"}, "head.norm.bias belongs to no classfine head"),
     ],
 )
 def test_a_bundle_that_does_not_fit_together_is_refused(
