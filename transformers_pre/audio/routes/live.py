@@ -49,21 +49,32 @@ _QUIET_SECONDS = 0.05  # a client that has sent nothing for so long had nothing 
 
 
 class Outbox:
-    """Sends JSON to a client, one message at a time; once the client is gone, to nobody."""
+    """Sends JSON to a client, one message at a time; once the client is gone, to nobody.
 
-    def __init__(self, socket: WebSocket):
+    Args:
+        socket: the client's.
+        patience: seconds that a message may wait for a client that reads nothing.
+    """
+
+    def __init__(self, socket: WebSocket, patience: float = 60.0):
         self._socket = socket
+        self._patience = patience
         self._sending = asyncio.Lock()
 
     async def send(self, body: Mapping[str, Any]) -> None:
-        """Sends one message."""
+        """Sends one message. Raises WebSocketDisconnect, once, for a client that does not read."""
         async with self._sending:
             if not _connected(self._socket):
                 return
             try:
-                await self._socket.send_text(orjson.dumps(body).decode())
+                async with asyncio.timeout(self._patience):
+                    await self._socket.send_text(orjson.dumps(body).decode())
             except WebSocketDisconnect:
                 logger.info("a client went away while it was sent a message")
+            except TimeoutError:
+                logger.info("a client did not read what it was sent", extra={"seconds": self._patience})
+                self._socket.application_state = WebSocketState.DISCONNECTED  # a close would wait as well
+                raise WebSocketDisconnect(GOING_AWAY) from None
 
 
 class Conversation(ABC):
@@ -267,10 +278,14 @@ class LiveConnections:
         self._open += 1
         try:
             await socket.accept()
+            code, reason = GOING_AWAY, ""
             async with conversation:
-                code, reason = await self._converse(socket, conversation)
+                with contextlib.suppress(WebSocketDisconnect):
+                    code, reason = await self._converse(socket, conversation)
             if _connected(socket):
-                await socket.close(code, reason)
+                with contextlib.suppress(TimeoutError):  # of a client that does not read
+                    async with asyncio.timeout(self._settings.stream_idle_seconds):
+                        await socket.close(code, reason)
         finally:
             self._open -= 1
 
@@ -302,8 +317,6 @@ class LiveConnections:
                 else:
                     await conversation.finish()
                     return GOING_AWAY, f"no message for {idle:g} s (STREAM_IDLE_SECONDS)"
-        except WebSocketDisconnect:
-            return GOING_AWAY, ""
         finally:
             ending.cancel()
         return DONE, ""

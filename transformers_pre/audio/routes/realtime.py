@@ -293,7 +293,9 @@ def router(transcriber: Transcriber, settings: AudioSettings, connections: LiveC
     @routes.websocket("/v1/realtime")
     @routes.websocket("/openai/v1/realtime")
     async def live(socket: WebSocket) -> None:
-        conversation = RealtimeConversation(transcriber, settings, dict(socket.headers), Outbox(socket))
+        conversation = RealtimeConversation(
+            transcriber, settings, dict(socket.headers), Outbox(socket, settings.stream_idle_seconds)
+        )
         await connections.serve(socket, conversation)
 
     return routes

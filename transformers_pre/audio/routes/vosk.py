@@ -169,7 +169,9 @@ def router(
     @routes.websocket("/vosk")
     async def live(socket: WebSocket) -> None:
         headers = dict(socket.headers)
-        conversation = VoskConversation(transcriber, settings, headers, Outbox(socket), containers)
+        conversation = VoskConversation(
+            transcriber, settings, headers, Outbox(socket, settings.stream_idle_seconds), containers
+        )
         await connections.serve(socket, conversation)
 
     return routes
