@@ -46,6 +46,7 @@ CONTAINER = "container"
 
 _ARRIVING_SECONDS = 1.0  # for so long, what was on its way when a connection has to end is still taken
 _QUIET_SECONDS = 0.05  # a client that has sent nothing for so long had nothing on its way
+_PIECE_BYTES = 1 << 16  # of a message that are converted at a time: eight seconds at most
 
 
 class Outbox:
@@ -125,7 +126,8 @@ class _RawSamples:
         self._deliver = deliver
 
     async def push(self, data: bytes) -> None:
-        await self._deliver(self._pcm.push(data))
+        for start in range(0, len(data), _PIECE_BYTES):
+            await self._deliver(self._pcm.push(data[start : start + _PIECE_BYTES]))
 
     async def finish(self) -> None:
         await self._deliver(self._pcm.finish())
