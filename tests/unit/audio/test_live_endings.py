@@ -70,6 +70,14 @@ async def test_words_before_half_a_sample_are_told_to_openais_client(pod: LivePo
     assert any(said)
 
 
+@pytest.mark.parametrize("path", ["/ws", "/vosk", "/v1/realtime"])
+async def test_a_message_of_very_many_values_is_not_parsed(pod: LivePod, path: str) -> None:
+    async with connected(pod.url(path)) as socket:
+        await socket.send('{"config": {"sample_rate": [' + "[]," * 10_000 + "[]]}}")
+        *_, last = await answers(socket)
+        assert (socket.close_code, "10000 values" in str(last["error"])) == (1009, True)
+
+
 class Echo(Conversation):
     """Answers each message twice."""
 
