@@ -257,8 +257,15 @@ class LiveChannels:
             await self.finish()
 
     async def drop(self) -> None:
-        """Forgets what is held; another start may follow."""
+        """Forgets everything; another start may follow."""
         self._source, self._streams = None, []
+        await self._stack.aclose()
+
+    async def drop_utterance(self) -> None:
+        """Forgets the utterance that goes on; waits until those that have ended are told. Another start may follow."""
+        streams = self._streams
+        self._source, self._streams = None, []
+        await asyncio.gather(*(stream.drop_utterance() for stream in streams))
         await self._stack.aclose()
 
 

@@ -189,9 +189,11 @@ class RealtimeConversation(Conversation):
             raise wrong
 
     async def _clear(self) -> None:
+        """Forgets what is in the buffer: not the turns that have been committed."""
         if self._channels.begun:
-            self._before += self._channels.seconds
-            await self._channels.drop()
+            seconds = self._channels.seconds
+            await (self._channels.drop_utterance() if self._turns else self._channels.drop())
+            self._before += seconds
         self._items.clear()
         self._said, self._failure, self._speaking = [], None, None
         await self._send("input_audio_buffer.cleared")
