@@ -98,6 +98,22 @@ async def until_event(connection: Any, kind: str) -> list[Any]:
     return events
 
 
+async def test_the_events_of_a_turn_come_in_openais_order(pod: LivePod) -> None:
+    async with realtime(f"http://{pod.address}") as connection:
+        await session(connection)
+        await connection.input_audio_buffer.append(audio=chunk(FIRST))
+        events = await until_event(connection, "conversation.item.input_audio_transcription.completed")
+    assert [event.type.removeprefix("conversation.item.") for event in events] == [
+        "input_audio_buffer.speech_started",
+        "input_audio_buffer.speech_stopped",
+        "input_audio_buffer.committed",
+        "added",
+        "done",
+        "input_audio_transcription.delta",
+        "input_audio_transcription.completed",
+    ]
+
+
 async def test_what_has_been_committed_is_told_though_the_buffer_is_cleared(pod: LivePod) -> None:
     gate = threading.Event()
     pod.engine.before = lambda items: gate.wait(30) and None
@@ -116,6 +132,18 @@ async def test_what_has_been_committed_is_told_though_the_buffer_is_cleared(pod:
             assert (await connection.recv()).error.code == "input_audio_buffer_commit_empty"
     finally:
         gate.set()
+
+
+async def test_a_commit_of_silence_is_answered_in_turns_too(pod: LivePod) -> None:
+    async with realtime(f"http://{pod.address}") as connection:
+        await session(connection)
+        await connection.input_audio_buffer.append(audio=chunk(np.zeros(RATE, np.float32)))
+        await connection.input_audio_buffer.commit()
+        committed, *_, completed = await until_event(
+            connection, "conversation.item.input_audio_transcription.completed"
+        )
+    assert (committed.type, completed.item_id) == ("input_audio_buffer.committed", committed.item_id)
+    assert (completed.transcript, completed.usage.seconds) == ("", 1.0)
 
 
 @pytest.mark.parametrize(
