@@ -19,7 +19,7 @@ from typing import Any
 import websockets
 
 PACKET_SECONDS = 0.2
-MOST_TRIES = 10  # without an answer in between
+MOST_TRIES = 10
 TAIL_SECONDS = 0.1  # a word sounds on after the end that recognisers give it
 CUT_SECONDS = 0.5  # a word this close to the end of a connection may have been cut off
 KEPT_SECONDS = 60.0  # of silence; speech is final after 15 s at the latest
@@ -54,10 +54,11 @@ class Client:
         self._kept_from = 0.0  # seconds on the connection's clock, which starts with what is sent first
         self._sent = 0.0  # seconds on the same clock
         self._final: dict[str, Any] | None = None  # the last final answer, until it is known what came after it
+        self._tries = 0  # without an answer in between
 
     async def run(self, packets: AsyncIterator[bytes]) -> None:
         """Sends everything, over as many connections as it takes. Raises ConnectionError when the server stays away."""
-        tries, ended = 0, False
+        ended = False
         while not ended:
             try:
                 async with websockets.connect(self._url, additional_headers=self._headers, max_size=None) as socket:
@@ -66,12 +67,10 @@ class Client:
             except (OSError, websockets.WebSocketException) as error:
                 if isinstance(error, websockets.InvalidStatus) and error.response.status_code < 500:
                     raise
-                tries += 1
-                if tries == MOST_TRIES:
-                    raise ConnectionError(f"no answer after {tries} tries: {error}") from None
-                await asyncio.sleep(min(5.0, 0.2 * 2**tries))
-            else:
-                tries = 0
+                self._tries += 1
+                if self._tries == MOST_TRIES:
+                    raise ConnectionError(f"no answer after {self._tries} tries: {error}") from None
+                await asyncio.sleep(min(5.0, 0.2 * 2**self._tries))
 
     async def _converse(self, socket: Any, packets: AsyncIterator[bytes]) -> bool:
         """Talks until everything is said, True, or the server asks to come again, False."""
@@ -93,6 +92,7 @@ class Client:
         try:
             await socket.send(message)
             answer = json.loads(await socket.recv())
+            self._tries = 0
         except websockets.ConnectionClosed as closed:
             self._settle(cut=True)
             if closed.rcvd is not None and closed.rcvd.code == 1012:

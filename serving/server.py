@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE_SECONDS = 65
 """How long an idle connection is kept: longer than the 60 s of common load balancers, and than a hop uses one again."""
 _CLOSING_SECONDS = 3.0
+_GOODBYE_SECONDS = 1.0  # for clients of WebSockets to answer the close
 _WEBSOCKET_MESSAGES = (
     4  # that are read ahead of a WebSocket: what a client sends faster than that waits in its own buffers
 )
@@ -77,6 +78,17 @@ class Server(uvicorn.Server):
             await super().serve(sockets)
         except SystemExit:
             raise RuntimeError(f"port {self.config.port} cannot be opened") from None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Closes every connection. Clients that were sent a close frame may answer it first: they are still sending.
+
+        A connection that is closed with something unread in it is reset, and with it goes what its client has not read yet.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                while any(getattr(each, "close_sent", False) for each in self.server_state.connections):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -39,7 +39,7 @@ class AudioSettings(RecordingSettings):
     stream_max_seconds: float = Field(0.0, ge=0.0)
     """Longest audio of a live connection in seconds; 0 for no limit."""
     stream_idle_seconds: float = Field(60.0, gt=0.0)
-    """Time without a message after which a live connection is ended."""
+    """Time after which a live connection is ended whose client sends no message, or reads none of those it is sent."""
     stream_decoders: int = Field(16, ge=1)
     """Live connections at a time that send a container (WebM, Ogg) and no raw samples; more are ended with close code 1013.
     Each has a decoding process of its own, of 50 MB, which is started when it is needed and kept for the next."""

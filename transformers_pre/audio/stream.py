@@ -114,6 +114,7 @@ class LiveTranscription:
         self._blocks: Inlet[Samples] = Inlet(_BLOCKS_WAITING)
         self._partials = _Partials(self._ask_partial, tell, settings.stream_partial_seconds)
         self._model = transcriber.model_name
+        self._dropped = False
 
     async def __aenter__(self) -> Self:
         self._blocks.start(self._run())
@@ -131,6 +132,11 @@ class LiveTranscription:
 
     async def finish(self) -> None:
         """The stream has ended: waits until all of it has been told."""
+        await self._blocks.finish()
+
+    async def drop_utterance(self) -> None:
+        """The stream has ended, and what has not come to a window's end is forgotten: waits until the rest has been told."""
+        self._dropped = True
         await self._blocks.finish()
 
     async def _run(self) -> None:
@@ -157,7 +163,7 @@ class LiveTranscription:
         speaking = False
         with VoiceActivity() as voice:
             splitter = Splitter(self._limits)
-            while (block := await self._blocks.get()) is not None:
+            while (block := await self._blocks.get()) is not None and not self._dropped:
                 telemetry.AUDIO_SECONDS.labels(self._model).inc(len(block) / SAMPLE_RATE)
                 at_once = len(block) <= _ON_THE_LOOP
                 probabilities = voice.push(block) if at_once else await in_thread(voice.push, block)
@@ -169,6 +175,8 @@ class LiveTranscription:
                     await self._tell(Started(spans[0][0] / SAMPLE_RATE))
                 if speaking:
                     self._partials.consider(splitter)
+            if self._dropped:
+                return
             for item in splitter.finish(voice.finish()):
                 await self._note(item, speaking=speaking)
                 yield item

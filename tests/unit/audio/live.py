@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import numpy as np
-import uvicorn
 from fastapi import FastAPI
 
 from serving.auth import Keys
@@ -21,8 +20,8 @@ from serving.known_predictor import KnownPredictor
 from serving.middleware import Drain
 from serving.predictor import Predictor
 from serving.routes import BodyBudget, JsonLimit, protocol_router
-from serving.server import Server, wrap
-from serving.settings import PredictorSettings
+from serving.server import Server, configuration, wrap
+from serving.settings import PodSettings, PredictorSettings
 from serving.testing import FakeRecognizer
 from tests.streams import RATE, pcm16, streamed
 from tests.synthesis import speak
@@ -68,7 +67,7 @@ class LivePod:
 @contextlib.asynccontextmanager
 async def _serving(app: Any) -> AsyncIterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
+        server = Server(configuration(app, PodSettings()))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             yield listener.getsockname()[1]

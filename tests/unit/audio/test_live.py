@@ -15,6 +15,7 @@ from serving.errors import PredictorUnavailable
 from tests.servers import until
 from tests.streams import EOF, RATE, answers, connected, pcm16, send
 from tests.unit.audio.live import SPEECH, LivePod, heard, live_pod
+from transformers_pre.audio.pcm import PcmStream
 
 
 async def test_each_utterance_is_told_once_in_order_and_the_last_message_says_so(pod: LivePod) -> None:
@@ -215,6 +216,23 @@ async def test_a_client_that_sends_faster_than_it_is_recognised_waits(pod: LiveP
     finally:
         gate.set()
     await asyncio.wait_for(pod.drain.wait(), 10)
+
+
+async def test_a_long_message_is_converted_piece_by_piece(pod: LivePod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its length, which is the client's affair, neither stops all others nor is multiplied in memory."""
+    lengths: list[int] = []
+    push = PcmStream.push
+
+    def noted(stream: PcmStream, data: bytes) -> Any:
+        converted = push(stream, data)
+        lengths.append(len(converted[0]))
+        return converted
+
+    monkeypatch.setattr(PcmStream, "push", noted)
+    minute = np.zeros(60 * 4000, np.float32)
+    assert [answer["error"] for answer in await heard(pod, minute, 2 * len(minute), sample_rate=4000)] == [None]
+    assert sum(lengths) == pytest.approx(60 * RATE, rel=0.01)
+    assert max(lengths) < 10 * RATE
 
 
 async def test_a_slow_recogniser_loses_nothing(pod: LivePod) -> None:

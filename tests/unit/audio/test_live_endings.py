@@ -1,10 +1,12 @@
 """How live connections end: what was said before is told, whatever ends them."""
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+import websockets
 from starlette.websockets import WebSocket
 
 from serving.errors import ServingError
@@ -68,6 +70,14 @@ async def test_words_before_half_a_sample_are_told_to_openais_client(pod: LivePo
     assert any(said)
 
 
+@pytest.mark.parametrize("path", ["/ws", "/vosk", "/v1/realtime"])
+async def test_a_message_of_very_many_values_is_not_parsed(pod: LivePod, path: str) -> None:
+    async with connected(pod.url(path)) as socket:
+        await socket.send('{"config": {"sample_rate": [' + "[]," * 10_000 + "[]]}}")
+        *_, last = await answers(socket)
+        assert (socket.close_code, "10000 values" in str(last["error"])) == (1009, True)
+
+
 class Echo(Conversation):
     """Answers each message twice."""
 
@@ -91,10 +101,17 @@ class Echo(Conversation):
     async def failed(self, error: ServingError) -> None: ...
 
 
-def scripted(messages: asyncio.Queue[dict[str, Any]], sent: list[Any], *, vanished: bool = False) -> WebSocket:
-    """A socket whose client sends `messages`; one that has vanished is noticed when it is sent something."""
+def scripted(
+    messages: asyncio.Queue[dict[str, Any]], sent: list[Any], *, vanished: bool = False, stuck: Sequence[str] = ()
+) -> WebSocket:
+    """A socket whose client sends `messages`; one that has vanished is noticed when it is sent something.
+
+    Messages of the types in `stuck` cannot be sent: it does not read.
+    """
 
     async def deliver(message: Mapping[str, Any]) -> None:
+        if message["type"] in stuck:
+            await asyncio.Event().wait()
         if vanished and message["type"] == "websocket.send":
             raise OSError("the client is gone")
         sent.append(message)
@@ -149,3 +166,40 @@ async def test_a_client_that_vanished_is_not_written_to_again() -> None:
     await LiveConnections(AudioSettings(model_name="speech"), Drain()).serve(socket, echo)
     assert echo.heard == ["one", "two"]
     assert [message["type"] for message in sent] == ["websocket.accept"]
+
+
+async def test_a_client_that_reads_nothing_is_let_go() -> None:
+    sent: list[Any] = []
+    socket = scripted(client_messages("one", "two"), sent, stuck=("websocket.send", "websocket.close"))
+    echo = Echo(Outbox(socket, 0.1))
+    await asyncio.wait_for(LiveConnections(AudioSettings(model_name="speech"), Drain()).serve(socket, echo), 10)
+    assert echo.heard == ["one"]
+    assert [message["type"] for message in sent] == ["websocket.accept"]
+
+
+async def test_a_client_that_does_not_read_the_close_is_let_go() -> None:
+    drain = Drain()
+    drain.begin()
+    sent: list[Any] = []
+    socket = scripted(client_messages("one"), sent, stuck=("websocket.close",))
+    echo = Echo(Outbox(socket))
+    settings = AudioSettings(model_name="speech", stream_idle_seconds=0.2)
+    await asyncio.wait_for(LiveConnections(settings, drain).serve(socket, echo), 10)
+    assert (echo.finished, sent[-1]["type"]) == (True, "websocket.send")
+
+
+@pytest.mark.parametrize("path", ["/ws", "/vosk"])
+async def test_a_client_that_reads_nothing_is_let_go_by_every_protocol(path: str) -> None:
+    """Over what a real socket holds: a message that cannot be sent is the connection's end, also from within its stream."""
+    async with live_pod(stream_idle_seconds=1, stream_partial_seconds=0) as pod:
+        sending = WebSocket.send_text
+
+        async def stuck(socket: WebSocket, data: str) -> None:
+            await (asyncio.Event().wait() if '"text"' in data else sending(socket, data))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(WebSocket, "send_text", stuck)
+            async with connected(pod.url(path), {"sample_rate": RATE}) as socket:
+                with contextlib.suppress(websockets.ConnectionClosed):
+                    await send(socket, pcm16(SPEECH))
+                await asyncio.wait_for(pod.drain.wait(), 20)

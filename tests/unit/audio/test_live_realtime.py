@@ -2,12 +2,17 @@
 
 import asyncio
 import json
+import threading
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.streams import RATE, chunk, connected, realtime
-from tests.unit.audio.live import SPEECH, LivePod
+from tests.synthesis import speak
+from tests.unit.audio.live import SENTENCES, SPEECH, LivePod
+
+FIRST = np.concatenate([speak(SENTENCES[0]), np.zeros(RATE, np.float32)])
 
 
 async def test_the_stock_realtime_client_gets_an_item_an_utterance(pod: LivePod) -> None:
@@ -75,6 +80,70 @@ async def test_without_turn_detection_a_commit_makes_an_item(pod: LivePod) -> No
         await connection.input_audio_buffer.commit()
         error = await connection.recv()
         assert (error.type, error.error.code) == ("error", "input_audio_buffer_commit_empty")
+
+
+async def session(connection: Any) -> None:
+    """Turn detection at 16 kHz; both events of the beginning are read."""
+    audio = {"input": {"format": {"type": "audio/pcm", "rate": RATE}, "turn_detection": {"type": "server_vad"}}}
+    await connection.session.update(session={"type": "transcription", "audio": audio})
+    assert [(await connection.recv()).type for _ in range(2)] == ["session.created", "session.updated"]
+
+
+async def until_event(connection: Any, kind: str) -> list[Any]:
+    """The events up to the next of this type."""
+    events: list[Any] = []
+    async with asyncio.timeout(30):
+        while not events or events[-1].type != kind:
+            events.append(await connection.recv())
+    return events
+
+
+async def test_the_events_of_a_turn_come_in_openais_order(pod: LivePod) -> None:
+    async with realtime(f"http://{pod.address}") as connection:
+        await session(connection)
+        await connection.input_audio_buffer.append(audio=chunk(FIRST))
+        events = await until_event(connection, "conversation.item.input_audio_transcription.completed")
+    assert [event.type.removeprefix("conversation.item.") for event in events] == [
+        "input_audio_buffer.speech_started",
+        "input_audio_buffer.speech_stopped",
+        "input_audio_buffer.committed",
+        "added",
+        "done",
+        "input_audio_transcription.delta",
+        "input_audio_transcription.completed",
+    ]
+
+
+async def test_what_has_been_committed_is_told_though_the_buffer_is_cleared(pod: LivePod) -> None:
+    gate = threading.Event()
+    pod.engine.before = lambda items: gate.wait(30) and None
+    try:
+        async with realtime(f"http://{pod.address}") as connection:
+            await session(connection)
+            await connection.input_audio_buffer.append(audio=chunk(np.concatenate([FIRST, SPEECH[:RATE]])))
+            committed = (await until_event(connection, "input_audio_buffer.committed"))[-1]
+            await connection.input_audio_buffer.clear()
+            gate.set()
+            events = await until_event(connection, "input_audio_buffer.cleared")
+            told = [event for event in events if event.type.endswith(".completed")]
+            assert [event.item_id for event in told] == [committed.item_id]
+            assert told[0].transcript
+            await connection.input_audio_buffer.commit()
+            assert (await connection.recv()).error.code == "input_audio_buffer_commit_empty"
+    finally:
+        gate.set()
+
+
+async def test_a_commit_of_silence_is_answered_in_turns_too(pod: LivePod) -> None:
+    async with realtime(f"http://{pod.address}") as connection:
+        await session(connection)
+        await connection.input_audio_buffer.append(audio=chunk(np.zeros(RATE, np.float32)))
+        await connection.input_audio_buffer.commit()
+        committed, *_, completed = await until_event(
+            connection, "conversation.item.input_audio_transcription.completed"
+        )
+    assert (committed.type, completed.item_id) == ("input_audio_buffer.committed", committed.item_id)
+    assert (completed.transcript, completed.usage.seconds) == ("", 1.0)
 
 
 @pytest.mark.parametrize(

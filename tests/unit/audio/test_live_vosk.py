@@ -31,7 +31,8 @@ async def test_every_message_has_one_answer(pod: LivePod) -> None:
 
 async def test_reset_gives_a_result_and_goes_on(pod: LivePod) -> None:
     async with connected(pod.url("/vosk"), {"sample_rate": RATE}) as socket:
-        await socket.send(pcm16(speak(SENTENCES[0])))
+        first = speak(SENTENCES[0])
+        await socket.send(pcm16(first))
         assert "partial" in json.loads(await socket.recv())
         await socket.send('{"reset" : 1}')
         assert json.loads(await socket.recv())["text"]
@@ -43,6 +44,7 @@ async def test_reset_gives_a_result_and_goes_on(pod: LivePod) -> None:
     (alternative,) = last["alternatives"]
     assert alternative["text"] == " ".join(word["word"] for word in alternative["result"])
     assert alternative["confidence"] == 1.0
+    assert alternative["result"][0]["start"] >= round(len(first) / RATE, 3)  # as in vosk-server, the clock goes on
 
 
 @pytest.mark.parametrize(

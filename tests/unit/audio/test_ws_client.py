@@ -6,6 +6,7 @@ import wave
 from pathlib import Path
 
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
 
 from tests.streams import RATE, pcm16
 from tests.unit.audio.live import SPEECH, live_pod
@@ -58,3 +59,25 @@ async def test_what_cannot_be_done_is_said(recording: str) -> None:
         code, _, complaints = await run("--url", pod.url("/nothing"), recording)
         assert code == 1
         assert "403" in complaints or "404" in complaints
+
+
+async def test_connections_that_break_now_and_then_are_no_servers_that_stay_away(recording: str) -> None:
+    broken = 0
+
+    async def handle(socket: ServerConnection) -> None:
+        nonlocal broken
+        await socket.recv()
+        answered = 0
+        async for message in socket:
+            await socket.send('{"partial": ""}' if isinstance(message, bytes) else '{"text": "the end"}')
+            if isinstance(message, str):
+                return
+            answered += 1
+            if answered == 2 and broken < 12:
+                broken += 1
+                socket.transport.abort()
+
+    async with serve(handle, "127.0.0.1", 0) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        assert await run("--url", f"ws://127.0.0.1:{port}", recording) == (0, ["the end"], "")
+    assert broken == 12

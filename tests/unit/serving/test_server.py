@@ -1,11 +1,13 @@
 """What the server does to KServe's app: whose routes stay, what uvicorn is told. How a pod runs is in `tests/integration`."""
 
+import asyncio
+import socket
 import tomllib
 from pathlib import Path
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, WebSocket
 from kserve.model_repository import ModelRepository
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
@@ -13,8 +15,9 @@ from kserve.protocol.rest.v1_endpoints import register_v1_endpoints
 from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 
 from serving import VERSION, hop
-from serving.server import KEEP_ALIVE_SECONDS, _drop_replaced, configuration
+from serving.server import KEEP_ALIVE_SECONDS, Server, _drop_replaced, configuration
 from serving.settings import PodSettings
+from tests.servers import until
 
 
 @pytest.mark.parametrize("included", [True, False], ids=["a router's route", "the app's own route"])
@@ -54,6 +57,33 @@ def test_the_limit_of_websocket_messages_is_a_setting() -> None:
 def test_a_client_whose_pong_comes_late_is_not_cut_off() -> None:
     """It comes behind what the client sent and nobody reads while the model is slow."""
     assert configuration(FastAPI(), PodSettings()).ws_ping_timeout is None
+
+
+async def test_a_pod_that_stops_waits_for_a_clients_answer_to_the_close() -> None:
+    """Its last words may not have been read: a reset, for what the client sends meanwhile, would take them from it."""
+    app = FastAPI()
+
+    @app.websocket("/")
+    async def goodbye(client: WebSocket) -> None:
+        await client.accept()
+        await client.send_text("last words")
+        await client.close(1012)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = Server(configuration(app, PodSettings()))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await until(lambda: server.started)
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        head = "GET / HTTP/1.1\r\nHost: pod\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        writer.write(f"{head}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {'A' * 22}==\r\n\r\n".encode())
+        await asyncio.wait_for(reader.readuntil(b"\x88\x02\x03\xf4"), 10)  # the close frame, code 1012
+        server.should_exit = True
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(), 0.5)
+        writer.write(b"\x88\x82\0\0\0\0\x03\xf4")
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        await asyncio.wait_for(serving, 10)
 
 
 def test_the_version_is_the_projects() -> None:

@@ -18,7 +18,7 @@ class Limits(RecordingLimits):
     stream_max_seconds: SecondsOrNone
     """Longest audio of a live connection; null for no limit."""
     stream_idle_seconds: float
-    """Time without a message that a live connection may last."""
+    """Time that a live connection may last whose client sends no message, or reads none."""
     stream_session_seconds: SecondsOrNone
     """Time after which a live connection is told to come again; null for never."""
     window_seconds: float = Field(validation_alias="whisper_segment_duration_sec")

@@ -46,24 +46,37 @@ CONTAINER = "container"
 
 _ARRIVING_SECONDS = 1.0  # for so long, what was on its way when a connection has to end is still taken
 _QUIET_SECONDS = 0.05  # a client that has sent nothing for so long had nothing on its way
+_MOST_VALUES = 10_000  # in a text message, with names: while one is parsed, nothing else runs
+_PIECE_BYTES = 1 << 16  # of a message that are converted at a time: eight seconds at most
 
 
 class Outbox:
-    """Sends JSON to a client, one message at a time; once the client is gone, to nobody."""
+    """Sends JSON to a client, one message at a time; once the client is gone, to nobody.
 
-    def __init__(self, socket: WebSocket):
+    Args:
+        socket: the client's.
+        patience: seconds that a message may wait for a client that reads nothing.
+    """
+
+    def __init__(self, socket: WebSocket, patience: float = 60.0):
         self._socket = socket
+        self._patience = patience
         self._sending = asyncio.Lock()
 
     async def send(self, body: Mapping[str, Any]) -> None:
-        """Sends one message."""
+        """Sends one message. Raises WebSocketDisconnect, once, for a client that does not read."""
         async with self._sending:
             if not _connected(self._socket):
                 return
             try:
-                await self._socket.send_text(orjson.dumps(body).decode())
+                async with asyncio.timeout(self._patience):
+                    await self._socket.send_text(orjson.dumps(body).decode())
             except WebSocketDisconnect:
                 logger.info("a client went away while it was sent a message")
+            except TimeoutError:
+                logger.info("a client did not read what it was sent", extra={"seconds": self._patience})
+                self._socket.application_state = WebSocketState.DISCONNECTED  # a close would wait as well
+                raise WebSocketDisconnect(GOING_AWAY) from None
 
 
 class Conversation(ABC):
@@ -114,7 +127,8 @@ class _RawSamples:
         self._deliver = deliver
 
     async def push(self, data: bytes) -> None:
-        await self._deliver(self._pcm.push(data))
+        for start in range(0, len(data), _PIECE_BYTES):
+            await self._deliver(self._pcm.push(data[start : start + _PIECE_BYTES]))
 
     async def finish(self) -> None:
         await self._deliver(self._pcm.finish())
@@ -243,8 +257,15 @@ class LiveChannels:
             await self.finish()
 
     async def drop(self) -> None:
-        """Forgets what is held; another start may follow."""
+        """Forgets everything; another start may follow."""
         self._source, self._streams = None, []
+        await self._stack.aclose()
+
+    async def drop_utterance(self) -> None:
+        """Forgets the utterance that goes on; waits until those that have ended are told. Another start may follow."""
+        streams = self._streams
+        self._source, self._streams = None, []
+        await asyncio.gather(*(stream.drop_utterance() for stream in streams))
         await self._stack.aclose()
 
 
@@ -267,10 +288,14 @@ class LiveConnections:
         self._open += 1
         try:
             await socket.accept()
+            code, reason = GOING_AWAY, ""
             async with conversation:
-                code, reason = await self._converse(socket, conversation)
+                with contextlib.suppress(WebSocketDisconnect):
+                    code, reason = await self._converse(socket, conversation)
             if _connected(socket):
-                await socket.close(code, reason)
+                with contextlib.suppress(TimeoutError):  # of a client that does not read
+                    async with asyncio.timeout(self._settings.stream_idle_seconds):
+                        await socket.close(code, reason)
         finally:
             self._open -= 1
 
@@ -302,8 +327,6 @@ class LiveConnections:
                 else:
                     await conversation.finish()
                     return GOING_AWAY, f"no message for {idle:g} s (STREAM_IDLE_SECONDS)"
-        except WebSocketDisconnect:
-            return GOING_AWAY, ""
         finally:
             ending.cancel()
         return DONE, ""
@@ -345,7 +368,9 @@ def _connected(socket: WebSocket) -> bool:
 
 
 def json_object(message: str) -> dict[str, Any]:
-    """A text message that must be a JSON object. Raises InvalidInput."""
+    """A text message that must be a JSON object. Raises InvalidInput, or TooLarge for one of very many values."""
+    if len(message) > _MOST_VALUES and sum(message.count(mark) for mark in ",[{:") > _MOST_VALUES:
+        raise TooLarge(f"a text message holds at most {_MOST_VALUES} values and names", code="message_too_large")
     try:
         body = orjson.loads(message)
     except orjson.JSONDecodeError:

@@ -106,7 +106,7 @@ class RealtimeConversation(Conversation):
     async def finish(self) -> None:
         """What is held becomes an item."""
         if self._channels.begun:
-            await self._commit()
+            await self._commit(asked=False)
 
     async def failed(self, error: ServingError) -> None:
         """What is held becomes an item; an `error` event."""
@@ -123,7 +123,7 @@ class RealtimeConversation(Conversation):
             case "input_audio_buffer.commit":
                 if not self._channels.begun:
                     raise InvalidInput("the input audio buffer is empty", code="input_audio_buffer_commit_empty")
-                await self._commit()
+                await self._commit(asked=True)
             case "input_audio_buffer.clear":
                 await self._clear()
             case other:
@@ -167,8 +167,9 @@ class RealtimeConversation(Conversation):
         options = AsrOptions(language=asked.transcription.language, prompt=asked.transcription.prompt or None)
         await self._channels.start(options, asked.format.rate, limits=limits)
 
-    async def _commit(self) -> None:
-        seconds = self._channels.seconds
+    async def _commit(self, *, asked: bool) -> None:
+        """Makes an item of what is held; of silence in turns only if the client `asked`, which waits for one."""
+        seconds, before = self._channels.seconds, self._previous
         item = None
         if not self._turns:
             item = _new("item")
@@ -187,11 +188,17 @@ class RealtimeConversation(Conversation):
         self._speaking = None
         if wrong is not None:
             raise wrong
+        if asked and self._previous == before:
+            item = _new("item")
+            await self._committed(item)
+            await self._completed(item, (), seconds, None)
 
     async def _clear(self) -> None:
+        """Forgets what is in the buffer: not the turns that have been committed."""
         if self._channels.begun:
-            self._before += self._channels.seconds
-            await self._channels.drop()
+            seconds = self._channels.seconds
+            await (self._channels.drop_utterance() if self._turns else self._channels.drop())
+            self._before += seconds
         self._items.clear()
         self._said, self._failure, self._speaking = [], None, None
         await self._send("input_audio_buffer.cleared")
@@ -246,7 +253,10 @@ class RealtimeConversation(Conversation):
         await self._send("input_audio_buffer.committed", item_id=item, previous_item_id=self._previous)
         content = [{"type": "input_audio", "transcript": None}]
         body = {"id": item, "object": "realtime.item", "type": "message", "role": "user", "status": "completed"}
-        await self._send("conversation.item.added", item={**body, "content": content}, previous_item_id=self._previous)
+        for step in ("added", "done"):
+            await self._send(
+                f"conversation.item.{step}", item={**body, "content": content}, previous_item_id=self._previous
+            )
         self._previous = item
 
     async def _completed(
@@ -293,7 +303,9 @@ def router(transcriber: Transcriber, settings: AudioSettings, connections: LiveC
     @routes.websocket("/v1/realtime")
     @routes.websocket("/openai/v1/realtime")
     async def live(socket: WebSocket) -> None:
-        conversation = RealtimeConversation(transcriber, settings, dict(socket.headers), Outbox(socket))
+        conversation = RealtimeConversation(
+            transcriber, settings, dict(socket.headers), Outbox(socket, settings.stream_idle_seconds)
+        )
         await connections.serve(socket, conversation)
 
     return routes

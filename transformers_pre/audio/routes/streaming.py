@@ -159,7 +159,9 @@ def router(
     @routes.websocket("/ws")
     async def live(socket: WebSocket) -> None:
         headers = dict(socket.headers)
-        conversation = StreamingConversation(transcriber, settings, headers, Outbox(socket), containers)
+        conversation = StreamingConversation(
+            transcriber, settings, headers, Outbox(socket, settings.stream_idle_seconds), containers
+        )
         await connections.serve(socket, conversation)
 
     @routes.post("/post_one_step_req", summary="A recording behind a link")

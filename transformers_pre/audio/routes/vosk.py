@@ -50,6 +50,7 @@ class VoskConversation(Conversation):
         self._words = False
         self._alternatives = 0
         self._hotwords: str | None = None
+        self._before = 0.0  # seconds of the audio before the last reset: the clock goes on
         self._final: list[TranscriptSegment] = []
         self._partial = ""
         self._error: ServingError | None = None
@@ -99,10 +100,13 @@ class VoskConversation(Conversation):
         await self._outbox.send({**self._result(), "error": error.message})
 
     async def _finish(self) -> None:
+        begun = self._channels.begun
         await self._channels.finish()
         if self._error is not None:
             raise self._error
         await self._outbox.send(self._result())
+        if begun:
+            self._before += self._channels.seconds
 
     def _configure(self, config: Any) -> None:
         if not isinstance(config, dict):
@@ -149,6 +153,8 @@ class VoskConversation(Conversation):
         segments, self._final = self._final, []
         self._partial = ""
         body = formats.kaldi_body(segments)
+        for word in body["result"]:
+            word.update({edge: round(self._before + word[edge], 3) for edge in ("start", "end")})
         confidences = [word["conf"] for word in body["result"]]
         if not self._words:
             del body["result"]
@@ -169,7 +175,9 @@ def router(
     @routes.websocket("/vosk")
     async def live(socket: WebSocket) -> None:
         headers = dict(socket.headers)
-        conversation = VoskConversation(transcriber, settings, headers, Outbox(socket), containers)
+        conversation = VoskConversation(
+            transcriber, settings, headers, Outbox(socket, settings.stream_idle_seconds), containers
+        )
         await connections.serve(socket, conversation)
 
     return routes
