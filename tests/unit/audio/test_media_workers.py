@@ -15,6 +15,7 @@ import pytest
 
 from serving import telemetry
 from serving.errors import Overloaded, TooLarge, Unprocessable
+from tests.children import children
 from tests.pods import wait_for
 from tests.servers import until
 from tests.unit.audio.limits import media_limits
@@ -26,13 +27,7 @@ SECOND = wav(bytes(2 * SAMPLE_RATE))
 
 
 def decoders() -> list[psutil.Process]:
-    """The workers; one that was killed and not waited for yet has no command line any more."""
-    found = []
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.ZombieProcess):
-            if "transformers_pre.audio.decoder" in child.cmdline():
-                found.append(child)
-    return found
+    return children("transformers_pre.audio.decoder")
 
 
 async def count(audio: DecodedAudio) -> int:

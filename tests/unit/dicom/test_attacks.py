@@ -18,6 +18,7 @@ import pytest
 from pydicom.uid import JPEG2000Lossless
 
 from serving.errors import InvalidInput, ServingError, TooLarge
+from tests.children import children
 from tests.ct_series import dicom, scan, stored, zipped
 from tests.pods import wait_for
 from tests.unit.dicom.conftest import Reading
@@ -29,10 +30,9 @@ SECONDS = 20.0
 def workers() -> dict[int, float]:
     """Memory of each worker in MB, by its process."""
     found = {}
-    for child in psutil.Process().children():
+    for child in children("transformers_pre.dicom.worker"):
         with contextlib.suppress(psutil.NoSuchProcess):  # one that was replaced just now
-            if "transformers_pre.dicom.worker" in " ".join(child.cmdline()):
-                found[child.pid] = child.memory_info().rss / 1e6
+            found[child.pid] = child.memory_info().rss / 1e6
     return found
 
 

@@ -21,6 +21,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 
 from serving.errors import ServingError
 from serving.workers.wire import RefusedError
+from tests.children import children
 from tests.ct_series import dicom, enhanced, scan, stored, tarred, zipped
 from tests.unit.dicom.conftest import Reading
 from transformers_pre.dicom import worker
@@ -173,9 +174,7 @@ def test_no_upload_crashes_a_worker_or_takes_more_memory_than_it_may() -> None:
     reading = Reading(
         StudyLimits(workers=1, memory_bytes=MEMORY_BYTES, timeout_seconds=60, max_inflated_bytes=64 << 20)
     )
-    (process,) = [
-        child for child in psutil.Process().children() if "transformers_pre.dicom.worker" in " ".join(child.cmdline())
-    ]
+    (process,) = children("transformers_pre.dicom.worker")
     outcomes: Counter[str] = Counter()
 
     def check(upload: bytes) -> None:

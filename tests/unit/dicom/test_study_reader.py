@@ -16,8 +16,10 @@ from pydicom.uid import JPEG2000Lossless
 
 from serving import telemetry
 from serving.errors import Overloaded, Unprocessable
+from tests.children import children
 from tests.ct_series import scan, uploaded
 from tests.pods import wait_for
+from tests.servers import until
 from transformers_pre.dicom.limits import StudyLimits
 from transformers_pre.dicom.reader import StudyReader
 
@@ -25,7 +27,7 @@ Volume = npt.NDArray[np.float32]
 
 
 def workers() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "transformers_pre.dicom.worker" in child.cmdline()]
+    return children("transformers_pre.dicom.worker")
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +76,7 @@ async def test_a_worker_that_is_killed_fails_its_study_alone(long_series: Binary
         (worker,) = workers()
         os.kill(worker.pid, signal.SIGSTOP)
         reading = asyncio.create_task(reader.read(long_series))
-        await asyncio.sleep(0)
+        await until(reader._pool._free.empty)  # it has its job
         os.kill(worker.pid, signal.SIGKILL)
         with pytest.raises(Unprocessable, match=r"its decoder stopped, .*\(DECODE_MEMORY_BYTES\)") as caught:
             await reading
