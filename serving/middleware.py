@@ -32,6 +32,7 @@ T = TypeVar("T")
 _LINGER_SECONDS = 2.0
 _DEADLINE_SLACK = 0.5  # seconds, in which what enforces the deadline itself can say so
 _REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+_BROWSER_KEY = "openai-insecure-api-key."  # a subprotocol of OpenAI's clients in browsers, in front of the key
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -227,8 +228,14 @@ class ApiKeys:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request or WebSocket. Raises Unauthorized."""
         if scope["type"] != "lifespan" and scope["path"] not in self.health:
-            self.keys.check(Headers(scope=scope).get("authorization"))
+            self.keys.check(Headers(scope=scope).get("authorization") or _of_a_browser(scope))
         await self.app(scope, receive, send)
+
+
+def _of_a_browser(scope: Scope) -> str | None:
+    """The key of a browser's WebSocket, which can send no header but its subprotocols: OpenAI's clients put it there."""
+    offered = scope.get("subprotocols", ()) if scope["type"] == "websocket" else ()
+    return next((f"Bearer {each[len(_BROWSER_KEY) :]}" for each in offered if each.startswith(_BROWSER_KEY)), None)
 
 
 def whole_number(headers: Headers, name: str) -> int | None:

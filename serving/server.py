@@ -42,9 +42,6 @@ KEEP_ALIVE_SECONDS = 65
 """How long an idle connection is kept: longer than the 60 s of common load balancers, and than a hop uses one again."""
 _CLOSING_SECONDS = 3.0
 _GOODBYE_SECONDS = 1.0  # for clients of WebSockets to answer the close
-_WEBSOCKET_MESSAGES = (
-    4  # that are read ahead of a WebSocket: what a client sends faster than that waits in its own buffers
-)
 _KSERVES_HEALTH = ("/metrics", "/v2/health/live")
 _KSERVES = {
     *_KSERVES_HEALTH,
@@ -278,7 +275,6 @@ def configuration(app: FastAPI, settings: PodSettings) -> uvicorn.Config:
         lifespan="off",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         ws_max_size=settings.max_websocket_message_bytes,
-        ws_max_queue=_WEBSOCKET_MESSAGES,
         # A pong comes behind what the client has sent and nobody has read yet: who waits for it ends healthy connections
         # whenever the model is slow. Clients that are gone are the routes' affair, which know who owes a message.
         ws_ping_timeout=None,

@@ -77,8 +77,8 @@ async def _serving(app: Any) -> AsyncIterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def live_pod(**changes: Any) -> AsyncIterator[LivePod]:
-    """Both pods with these settings of the transformer."""
+async def live_pod(keys: str = "", **changes: Any) -> AsyncIterator[LivePod]:
+    """Both pods with these settings of the transformer, which the API keys open, if any."""
     engine = ScriptedRecognizer()
     predictor = Predictor(asr, engine, PredictorSettings(model_name="speech"))
     await predictor.start_up()
@@ -99,7 +99,7 @@ async def live_pod(**changes: Any) -> AsyncIterator[LivePod]:
             public.include_router(each.router(transcriber, settings, connections, containers))
         public.include_router(realtime.router(transcriber, settings, connections))
         dialects = dict.fromkeys(streaming.PREFIXES, streaming.error_body)
-        port = await stack.enter_async_context(_serving(wrap(public, dialects, Keys(), drain, 1 << 30)))
+        port = await stack.enter_async_context(_serving(wrap(public, dialects, Keys(keys), drain, 1 << 30)))
         yield LivePod(port, engine, transcriber, drain)
     await predictor.shut_down()
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import websockets
 
 from tests.streams import RATE, chunk, connected, realtime
 from tests.synthesis import speak
-from tests.unit.audio.live import SENTENCES, SPEECH, LivePod
+from tests.unit.audio.live import SENTENCES, SPEECH, LivePod, live_pod
 
 FIRST = np.concatenate([speak(SENTENCES[0]), np.zeros(RATE, np.float32)])
 
@@ -130,6 +131,9 @@ async def test_what_has_been_committed_is_told_though_the_buffer_is_cleared(pod:
             assert told[0].transcript
             await connection.input_audio_buffer.commit()
             assert (await connection.recv()).error.code == "input_audio_buffer_commit_empty"
+            await connection.input_audio_buffer.append(audio="")
+            await connection.input_audio_buffer.commit()
+            assert (await connection.recv()).error.code == "input_audio_buffer_commit_empty"
     finally:
         gate.set()
 
@@ -172,3 +176,25 @@ async def test_realtime_mistakes_are_told_and_the_connection_goes_on(
         assert says in answer["error"]["message"]
         await socket.send('{"type": "input_audio_buffer.clear"}')
         assert json.loads(await socket.recv())["type"] == "input_audio_buffer.cleared"
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [(["realtime", "openai-insecure-api-key.sesame"], "realtime"), (["openai-insecure-api-key.sesame"], None)],
+)
+async def test_a_browser_sends_its_key_as_a_subprotocol(offered: list[Any], chosen: str | None) -> None:
+    """As OpenAI's JavaScript client does; a browser ends a connection whose server chooses none of what it offers."""
+    async with (
+        live_pod(keys="sesame") as pod,
+        websockets.connect(pod.url("/v1/realtime"), subprotocols=offered, proxy=None) as socket,
+    ):
+        assert json.loads(await socket.recv())["type"] == "session.created"
+        assert socket.subprotocol == chosen
+
+
+@pytest.mark.parametrize("offered", [["realtime"], ["realtime", "openai-insecure-api-key.guess"], ["sesame"]])
+async def test_a_subprotocol_without_the_key_opens_nothing(offered: list[Any]) -> None:
+    async with live_pod(keys="sesame") as pod:
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await websockets.connect(pod.url("/v1/realtime"), subprotocols=offered, proxy=None)
+    assert refused.value.response.status_code == 401

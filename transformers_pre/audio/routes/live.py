@@ -277,8 +277,14 @@ class LiveConnections:
         self._drain = drain
         self._open = 0
 
-    async def serve(self, socket: WebSocket, conversation: Conversation) -> None:
-        """Holds a conversation to its end. Raises Overloaded, as the handshake's answer, when there are too many."""
+    async def serve(self, socket: WebSocket, conversation: Conversation, protocol: str | None = None) -> None:
+        """Holds a conversation to its end. Raises Overloaded, as the handshake's answer, when there are too many.
+
+        Args:
+            socket: the client's.
+            conversation: with this client.
+            protocol: the subprotocol, which is told to clients that offer it: browsers end connections that choose none.
+        """
         most = self._settings.stream_max_connections
         if self._open >= most:
             raise Overloaded(
@@ -287,7 +293,7 @@ class LiveConnections:
             )
         self._open += 1
         try:
-            await socket.accept()
+            await socket.accept(protocol if protocol in socket.scope["subprotocols"] else None)
             code, reason = GOING_AWAY, ""
             async with conversation:
                 with contextlib.suppress(WebSocketDisconnect):

@@ -28,6 +28,7 @@ from transformers_pre.audio.stream import Ended, Failed, Final, Started, Update
 from transformers_pre.audio.transcribe import Transcriber
 
 _OPENAI_RATE = 24_000
+_PROTOCOL = "realtime"
 
 
 class _Fields(BaseModel):
@@ -121,7 +122,7 @@ class RealtimeConversation(Conversation):
             case "input_audio_buffer.append":
                 await self._append(event.get("audio"))
             case "input_audio_buffer.commit":
-                if not self._channels.begun:
+                if not self._channels.begun or not self._channels.seconds:
                     raise InvalidInput("the input audio buffer is empty", code="input_audio_buffer_commit_empty")
                 await self._commit(asked=True)
             case "input_audio_buffer.clear":
@@ -306,6 +307,6 @@ def router(transcriber: Transcriber, settings: AudioSettings, connections: LiveC
         conversation = RealtimeConversation(
             transcriber, settings, dict(socket.headers), Outbox(socket, settings.stream_idle_seconds)
         )
-        await connections.serve(socket, conversation)
+        await connections.serve(socket, conversation, _PROTOCOL)
 
     return routes
