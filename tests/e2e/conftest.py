@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from tests.bench.report import Section
-from tests.e2e import figures as report
+from tests.bench.report import CLUSTER, Section, write
 from tests.e2e import kubectl
 from tests.e2e.gateway import Gateway
 from tests.e2e.release import Release
@@ -108,8 +107,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[pytest.TestReport]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Makes the section of figures."""
-    config.stash[_SECTION] = report.new_section(
-        "Whisper-base on a Kubernetes cluster with Knative, Kourier and KServe, through the ingress gateway; `make e2e`."
+    config.stash[_SECTION] = Section(
+        CLUSTER,
+        "Whisper-base on a Kubernetes cluster with Knative, Kourier and KServe, through the ingress gateway; `make e2e`.",
     )
 
 
@@ -119,4 +119,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if section.rows:
         terminalreporter.write_line(f"\n{section.markdown()}")
         if file := Target.from_environment().report:
-            report.write(section, file)
+            write(section, file)
