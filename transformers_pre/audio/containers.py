@@ -72,6 +72,11 @@ class MediaFile:
         return b"" if position >= self.size else os.pread(self._descriptor, size, position)
 
 
+_LIVE_KINDS: Final = ("ogg", "matroska,webm")
+_HEADER_BYTES: Final = 1 << 15  # with tags, padding and code books
+_PACKET_OVERHEAD_BYTES: Final = 64  # a page of Ogg has 27 and one or two a packet, a block of WebM up to 20
+
+
 class LiveFile:
     """A recording that is still being made, for PyAV, which cannot seek in it. It comes by a socket of packets.
 
@@ -85,6 +90,8 @@ class LiveFile:
         self._ask = ask
         self._rest = b""
         self._ended = False
+        self.taken = 0
+        """Bytes that were read so far."""
 
     def read(self, size: int) -> bytes:
         """At most `size` bytes, as soon as there are any; none at the end, however often it is asked for."""
@@ -93,6 +100,7 @@ class LiveFile:
             self._rest = os.read(self._descriptor, MAX_PIECE_BYTES)
             self._ended = not self._rest
         data, self._rest = self._rest[:size], self._rest[size:]
+        self.taken += len(data)
         return data
 
 
@@ -127,6 +135,34 @@ def check_reached(stated: float | None, reached: float) -> None:
             "truncated_audio",
             f"the file is cut off or damaged: it should hold {stated:.1f} s of audio, {reached:.1f} s are there",
         )
+
+
+class LiveDamage:
+    """Whether a container that came while it was made held bytes that are no audio: FFmpeg passes damage over in silence.
+
+    Only for Ogg and WebM with nothing else in them, which browsers make: others may hold anything.
+    """
+
+    def __init__(self, container: av.container.InputContainer, file: LiveFile):
+        self._known = container.format.name in _LIVE_KINDS and len(container.streams) == 1
+        self._file = file
+        self._packets = 0
+        self._bytes = 0
+
+    def add(self, packet_bytes: int) -> None:
+        """Takes note of a packet."""
+        self._packets += 1
+        self._bytes += packet_bytes
+
+    def check(self) -> None:
+        """At the end. Raises RefusedError for more bytes outside of packets than a container needs."""
+        lost = self._file.taken - self._bytes
+        if self._known and lost > _HEADER_BYTES + _PACKET_OVERHEAD_BYTES * self._packets:
+            raise RefusedError(
+                422,
+                "corrupt_audio",
+                f"the audio is damaged: {lost} of its {self._file.taken} bytes belong to nothing that can be read",
+            )
 
 
 def check_whole(file: MediaFile) -> None:

@@ -23,7 +23,7 @@ import soxr
 from serving.workers import child
 from serving.workers.wire import RefusedError
 from transformers_pre.audio import containers
-from transformers_pre.audio.containers import LiveFile, MediaFile
+from transformers_pre.audio.containers import LiveDamage, LiveFile, MediaFile
 from transformers_pre.audio.wire import SAMPLE_RATE, End, Info, Job, Kind
 
 Samples = npt.NDArray[np.float32]
@@ -71,13 +71,16 @@ def _decode(job: Job, file: MediaFile | LiveFile, send: child.Send) -> End:
             raise _too_long(job["max_seconds"], f"{stated:.1f} s by its header")
         send(Kind.INFO, json.dumps(Info(channels=stream.codec_context.channels)).encode())
         blocks = _Blocks(job, lambda block: send(Kind.BLOCK, block.astype("<f4", copy=False).tobytes()))
-        frames = _Frames(container, stream, live=job["live"])
+        damage = LiveDamage(container, file) if isinstance(file, LiveFile) else None
+        frames = _Frames(container, stream, damage)
         timeline = _Timeline(container)
         for frame in frames:
             blocks.silence(timeline.gap_before(frame, after_damage=frames.damaged))
             frames.damaged = False
             blocks.add(frame)
         blocks.finish()
+        if damage is not None:
+            damage.check()
         if blocks.count:
             containers.check_reached(stated, max(timeline.end, blocks.count / SAMPLE_RATE))
         elif frames.packets or stated:
@@ -160,10 +163,10 @@ class _Frames:
     Iterating raises RefusedError over it.
     """
 
-    def __init__(self, container: av.container.InputContainer, stream: av.AudioStream, *, live: bool):
+    def __init__(self, container: av.container.InputContainer, stream: av.AudioStream, live_damage: LiveDamage | None):
         self._container = container
         self._stream = stream
-        self._live = live
+        self._live_damage = live_damage
         self.packets = 0
         """Packets with data in them, damaged ones included."""
         self.corrupt = 0
@@ -173,6 +176,8 @@ class _Frames:
     def __iter__(self) -> Iterator[av.AudioFrame]:
         for packet in self._read():
             self.packets += packet.size > 0
+            if self._live_damage is not None:
+                self._live_damage.add(packet.size)
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
@@ -197,7 +202,7 @@ class _Frames:
         _raise_if_memory(error)
         self.corrupt += 1
         self.damaged = True
-        if self._live and not self.packets:
+        if self._live_damage is not None and not self.packets:
             raise RefusedError(
                 415,
                 "unsupported_audio",

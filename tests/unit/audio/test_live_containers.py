@@ -50,6 +50,23 @@ async def test_vosk_servers_protocol(pod: LivePod) -> None:
     assert words == [word for each in await of_container(pod, OGG, 1000) for word in each["data"]["result"]]
 
 
+NOISE = np.random.default_rng(0).bytes(100_000)
+LONG_OGG = encode("ogg", "libopus", 48_000, np.concatenate([STEREO] * 3))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [OGG[: len(OGG) // 2] + NOISE, WEBM[: len(WEBM) // 2] + NOISE, LONG_OGG[: len(OGG)] + NOISE + LONG_OGG[len(OGG) :]],
+    ids=["Ogg to its end", "WebM to its end", "Ogg in the middle"],
+)
+async def test_damage_is_told_behind_the_words_that_were_understood(pod: LivePod, data: bytes) -> None:
+    """FFmpeg looks for the next page or cluster, and says nothing of what lies between."""
+    *words, last = await of_container(pod, data, 4000)
+    assert "the audio is damaged" in last["error"]
+    assert [answer["error"] for answer in words] == [None] * len(words)
+    assert sum(not answer["silence"] for answer in words) >= 1
+
+
 @pytest.mark.parametrize("path", ["/ws", "/vosk"])
 @pytest.mark.parametrize(
     ("config", "data", "says"),
