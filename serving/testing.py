@@ -127,7 +127,7 @@ class FakeReader:
         shap = Scores(self.FINDINGS, np.array([probability, probability / 2], np.float32))
         risk = Risk(probability, self.THRESHOLD, probability >= self.THRESHOLD, self.FINDINGS[0], shap)
         parts = np.full((len(self.FINDINGS), 2, 3, 4), probability, np.float32)
-        shares = Shares(self.FINDINGS, parts) if item.options.explain else None
+        shares = Shares.of(self.FINDINGS, parts) if item.options.explain else None
         return CtResult(scores, {"name": "fake"}, risk if ct.RISK in wanted else None, shares)
 
 

@@ -257,7 +257,7 @@ class CtReader:
         if item.options.explain:
             entries = each.encoder.codebook[encoding.codes[index]]
             parts = heads.shares(entries, each.encoder.to_latent.weight, each.bundle.texts, each.bundle.temperature)
-            result = replace(result, shares=Shares(each.bundle.labels, parts.cpu().numpy()))
+            result = replace(result, shares=Shares.of(each.bundle.labels, parts.cpu().numpy()))
         return result
 
     def close(self) -> None:

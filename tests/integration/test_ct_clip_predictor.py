@@ -3,6 +3,7 @@
 That its numbers are right, `tests/unit/ct_clip` shows; that its transformer's are the same, `test_ct_clip_service`.
 """
 
+import io
 import json
 import re
 import shutil
@@ -113,7 +114,8 @@ def test_prompts_are_answered_in_their_order(pod: Pod) -> None:
 
 def test_an_explanation_sums_to_the_logits(pod: Pod) -> None:
     answer = Answer(infer(pod, explain=True, heads="zero_shot"))
-    (shares,), (probabilities,) = answer.arrays["EXPLAIN"].astype(np.float64), answer.arrays["ZERO_SHOT"]
+    (packed,), (probabilities,) = answer.arrays["EXPLAIN"], answer.arrays["ZERO_SHOT"]
+    shares = np.load(io.BytesIO(packed))["shares"].astype(np.float64)
     assert labels(answer, "EXPLAIN") == labels(answer, "ZERO_SHOT") == list(PATHOLOGIES)
     assert shares.shape == (len(PATHOLOGIES), SHAPE[0] // 30, 8, 8)
     logits = np.log(probabilities / (1 - probabilities))

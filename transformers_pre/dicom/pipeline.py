@@ -106,8 +106,9 @@ class Pipeline:
         answer = await self._client.infer(ct.write_request([item], self._client.model_name), headers, deadline)
         try:
             (result,) = ct.read_response(answer)
+            drawn: tuple[Overlay, ...] = ()
+            if result.shares is not None and request.draw:
+                drawn = await in_thread(overlay.draw, volume, result.shares, self._max_overlays)
         except (KeyError, ValueError):
             raise InternalError from None
-        if result.shares is None or not request.draw:
-            return result, ()
-        return result, await in_thread(overlay.draw, volume, result.shares, self._max_overlays)
+        return result, drawn

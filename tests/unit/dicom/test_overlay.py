@@ -33,14 +33,14 @@ def test_a_png_is_read_back_as_it_was(size: tuple[int, int]) -> None:
 
 def test_findings_come_by_their_logits() -> None:
     values = np.stack([shares(((0, 0, 0), value)) for value in (0.5, -2.0, 3.0, 0.5)])
-    made = draw(np.zeros(SHAPE, np.float32), Shares(["a", "b", "c", "d"], values), 3)
+    made = draw(np.zeros(SHAPE, np.float32), Shares.of(["a", "b", "c", "d"], values), 3)
     assert [(each.finding, each.logit) for each in made] == [("c", 3.0), ("a", 0.5), ("d", 0.5)]
 
 
 def test_it_looks_where_most_of_the_finding_is() -> None:
     """Token (4, 1, 6) lies at voxels z 16-19, columns 6-11 and rows 36-41; an image's y are rows, its x columns."""
     volume = np.full(SHAPE, -1.0, np.float32)  # black
-    (made,) = draw(volume, Shares(["a"], shares(((4, 1, 6), 2.0))[None]), 1)
+    (made,) = draw(volume, Shares.of(["a"], shares(((4, 1, 6), 2.0))[None]), 1)
     assert (made.axial_mm, made.coronal_mm) == (18 * 1.5, 39 * 0.75)
     axial, coronal = np.split(picture(made), 2, axis=1)
     assert axial.shape == coronal.shape == (48, 48, 3)
@@ -58,7 +58,7 @@ def reddest(pixels: npt.NDArray[np.int64]) -> tuple[float, float]:
 
 def test_red_speaks_for_it_and_blue_against() -> None:
     tokens = shares(((3, 1, 4), 1.0), ((3, 6, 4), -1.0))
-    (made,) = draw(np.full(SHAPE, -1.0, np.float32), Shares(["a"], tokens[None]), 1)
+    (made,) = draw(np.full(SHAPE, -1.0, np.float32), Shares.of(["a"], tokens[None]), 1)
     pixels = picture(made)[:, :48]
     strongest = round(255 * overlay.STRENGTH)
     assert pixels[27, 8, 0] >= 0.7 * strongest > pixels[27, 8, 2]
@@ -69,7 +69,7 @@ def test_red_speaks_for_it_and_blue_against() -> None:
 def test_without_shares_it_is_the_slice_itself() -> None:
     rng = np.random.default_rng(0)
     volume = rng.uniform(-1, 1, SHAPE).astype(np.float32)
-    (made,) = draw(volume, Shares(["a"], shares()[None]), 1)
+    (made,) = draw(volume, Shares.of(["a"], shares()[None]), 1)
     axial, coronal = np.split(picture(made), 2, axis=1)
     low, high = overlay.WINDOW
     grey = np.rint(np.clip((volume - low) / (high - low), 0, 1) * 255)
@@ -80,5 +80,5 @@ def test_without_shares_it_is_the_slice_itself() -> None:
 
 
 def test_one_token_is_a_grid_too() -> None:
-    (made,) = draw(np.zeros(SHAPE, np.float32), Shares(["a"], np.ones((1, 1, 1, 1), np.float32)), 1)
+    (made,) = draw(np.zeros(SHAPE, np.float32), Shares.of(["a"], np.ones((1, 1, 1, 1), np.float32)), 1)
     assert len(np.unique(picture(made).reshape(-1, 3), axis=0)) == 1

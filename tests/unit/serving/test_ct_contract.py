@@ -1,6 +1,7 @@
 """The contract ct/1: both sides of the hop read what the other wrote, and refuse by name what does not keep it."""
 
 import base64
+import io
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ RESULT = CtResult(
     {"supervised": scores(0.25, 0.5), "prompts": scores(0.125)},
     {"bundle": "1", "absent": ["vocabfine"], "threshold": 0.4},
     Risk(0.75, 0.4, pathology=True, most_dangerous=NAMES[1], shap=scores(2.0, -0.5)),
-    Shares(NAMES, np.arange(48, dtype=np.float32).reshape(2, 2, 3, 4)),
+    Shares.of(NAMES, np.arange(48, dtype=np.float32).reshape(2, 2, 3, 4)),
 )
 
 
@@ -195,11 +196,47 @@ def broken(name: str, values: np.ndarray) -> InferResponse:
         broken("SUPERVISED", np.zeros((1, 3), np.float32)),
         broken("SUPERVISED", np.zeros(2, np.float32)),
         broken("SHAP", np.zeros((1, 2))),
-        broken("EXPLAIN", np.zeros((1, 3, 2, 3, 4), np.float32)),
-        broken("EXPLAIN", np.zeros((1, 2, 3, 4), np.float32)),
     ],
-    ids=["columns", "rank", "type", "findings", "axes"],
+    ids=["columns", "rank", "type"],
 )
 def test_an_answer_that_does_not_keep_the_contract_is_no_fault_of_the_clients(response: InferResponse) -> None:
     with pytest.raises(ValueError, match="labels for"):
         ct.read_response(answer_over_the_wire(response))
+
+
+def packed(**arrays: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (packed(shares=np.zeros((3, 2, 3, 4), np.float32)), "2 labels for shares of shape"),
+        (packed(shares=np.zeros((2, 3, 4), np.float32)), "2 labels for shares of shape"),
+        (packed(shares=np.zeros((2, 2, 3, 4))), "2 labels for shares"),
+        (packed(other=np.zeros((2, 2, 3, 4), np.float32)), "no compressed shares"),
+        (packed(shares=np.zeros((2, 2, 3, 4), np.float32))[:-30], "no compressed shares"),
+        (packed(shares=np.array([{}])), "allow_pickle"),
+        (b"", "no compressed shares"),
+        (b"PK", "."),
+    ],
+    ids=["findings", "axes", "type", "name", "cut off", "pickle", "empty", "no archive"],
+)
+def test_shares_that_are_none_are_refused(data: bytes, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        _ = Shares(NAMES, data).values
+
+
+def test_shares_of_a_volume_are_compressed() -> None:
+    """Air has the same tokens everywhere; the same numbers make the same bytes."""
+    values = np.zeros((18, 24, 24, 24), np.float32)
+    assert len(Shares.of(NAMES * 9, values).packed) < values.nbytes / 100
+    assert Shares.of(NAMES * 9, values).packed == Shares.of(NAMES * 9, values).packed
+
+
+@pytest.mark.parametrize("values", [np.zeros((1, 2, 2, 3, 4), np.float32), v2.bytes_array([b"a", b"b"])])
+def test_an_explanation_that_is_no_piece_of_bytes_is_no_fault_of_the_clients(values: v2.Array) -> None:
+    with pytest.raises(ValueError, match="one piece of bytes"):
+        ct.read_response(answer_over_the_wire(broken("EXPLAIN", values)))
