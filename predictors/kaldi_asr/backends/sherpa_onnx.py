@@ -14,6 +14,8 @@ from predictors.kaldi_asr.words import from_tokens
 from serving.contracts.asr import Samples, Word
 
 _RATE = 16_000
+_SHORTEST_SHARE = 0.8
+"""Shortest to longest of windows that are decoded together: the library fills each up to the longest, and computes that too."""
 
 
 class SherpaBackend:
@@ -60,12 +62,24 @@ class SherpaBackend:
             )
             stream.accept_waveform(rate, samples)
             streams.append(stream)
-        self._recognizer.decode_streams(streams)
+        for group in alike([len(samples) for samples in batch]):
+            self._recognizer.decode_streams([streams[number] for number in group])
         return [_words(stream.result, len(samples) / rate) for stream, samples in zip(streams, batch, strict=True)]
 
     def close(self) -> None:
         """Frees the model."""
         del self._recognizer
+
+
+def alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Numbers of windows with about the same length, group by group; each number once."""
+    groups: list[list[int]] = []
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        if groups and lengths[number] >= _SHORTEST_SHARE * lengths[groups[-1][0]]:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return groups
 
 
 def _recognizer(library: Any, model: ModelFolder, settings: KaldiSettings) -> Any:
