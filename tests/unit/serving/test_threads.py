@@ -4,6 +4,7 @@ import asyncio
 import base64
 import gc
 import threading
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -19,13 +20,14 @@ async def test_in_thread_gives_what_the_call_gives_and_runs_beside_the_event_loo
         await in_thread(divmod, 7, 0)
 
 
-async def test_what_is_cancelled_has_ended_when_the_caller_goes_on() -> None:
-    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+async def cancelled_at_work(then: Callable[[], None]) -> None:
+    """A call whose caller is cancelled while it is at work; what it does `then`, once that is done."""
+    begun, go_on = threading.Event(), threading.Event()
 
     def work() -> None:
         begun.set()
         go_on.wait(10)
-        ended.set()
+        then()
 
     task = asyncio.create_task(in_thread(work))
     await asyncio.to_thread(begun.wait, 10)
@@ -33,27 +35,23 @@ async def test_what_is_cancelled_has_ended_when_the_caller_goes_on() -> None:
     asyncio.get_running_loop().call_soon(go_on.set)
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_what_is_cancelled_has_ended_when_the_caller_goes_on() -> None:
+    ended = threading.Event()
+    await cancelled_at_work(ended.set)
     assert ended.is_set()
+
+
+def fail() -> None:
+    raise ValueError
 
 
 async def test_what_fails_after_its_caller_was_cancelled_is_not_logged_by_asyncio() -> None:
     """As when one worker's message ends a study while another's is read."""
     complaints: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    begun, go_on = threading.Event(), threading.Event()
-
-    def work() -> None:
-        begun.set()
-        go_on.wait(10)
-        raise ValueError
-
-    task = asyncio.create_task(in_thread(work))
-    await asyncio.to_thread(begun.wait, 10)
-    task.cancel()
-    asyncio.get_running_loop().call_soon(go_on.set)
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    del task
+    await cancelled_at_work(fail)
     gc.collect()
     await asyncio.sleep(0)
     assert complaints == []
