@@ -293,7 +293,8 @@ class LiveConnections:
             )
         self._open += 1
         try:
-            await socket.accept(protocol if protocol in socket.scope["subprotocols"] else None)
+            # ASGI lets a server leave out what no client has to offer.
+            await socket.accept(protocol if protocol in socket.scope.get("subprotocols", ()) else None)
             code, reason = GOING_AWAY, ""
             async with conversation:
                 with contextlib.suppress(WebSocketDisconnect):
