@@ -118,7 +118,8 @@ class ContainerStream:
     async def push(self, data: bytes) -> None:
         """Takes the next bytes; waits while enough is waiting. Raises ServingError for what was found wrong so far.
 
-        What follows the end of the container, such as tags, is not looked at.
+        What follows the end of the container, such as tags, is not heard; in Ogg and WebM, where nothing belongs there, more
+        than a header's worth of it is damage, which `finish` tells.
         """
         for start in range(0, len(data), MAX_PIECE_BYTES):
             await self._pieces.put(data[start : start + MAX_PIECE_BYTES])

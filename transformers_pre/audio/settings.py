@@ -38,6 +38,8 @@ class AudioSettings(RecordingSettings):
     """Live connections at a time; more are refused with 503."""
     stream_max_seconds: float = Field(0.0, ge=0.0)
     """Longest audio of a live connection in seconds; 0 for no limit."""
+    stream_max_message_values: int = Field(10_000, ge=100)
+    """Most values and names in the JSON of a live connection's text message; while it is parsed, nothing else runs."""
     stream_idle_seconds: float = Field(60.0, gt=0.0)
     """Time after which a live connection is ended whose client sends no message, or reads none of those it is sent."""
     stream_decoders: int = Field(16, ge=1)

@@ -11,6 +11,8 @@ class Limits(RecordingLimits):
 
     max_websocket_message_bytes: int
     """Largest message of a live connection."""
+    stream_max_message_values: int
+    """Most values and names in a text message of a live connection."""
     max_overlap_duration: float
     """Longest stretch of live speech that is held back for want of a pause, in seconds."""
     stream_max_connections: int

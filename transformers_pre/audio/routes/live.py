@@ -46,7 +46,6 @@ CONTAINER = "container"
 
 _ARRIVING_SECONDS = 1.0  # for so long, what was on its way when a connection has to end is still taken
 _QUIET_SECONDS = 0.05  # a client that has sent nothing for so long had nothing on its way
-_MOST_VALUES = 10_000  # in a text message, with names: while one is parsed, nothing else runs
 _PIECE_BYTES = 1 << 16  # of a message that are converted at a time: eight seconds at most
 
 
@@ -374,10 +373,14 @@ def _connected(socket: WebSocket) -> bool:
     return socket.client_state is socket.application_state is WebSocketState.CONNECTED
 
 
-def json_object(message: str) -> dict[str, Any]:
+def json_object(message: str, settings: AudioSettings) -> dict[str, Any]:
     """A text message that must be a JSON object. Raises InvalidInput, or TooLarge for one of very many values."""
-    if len(message) > _MOST_VALUES and sum(message.count(mark) for mark in ",[{:") > _MOST_VALUES:
-        raise TooLarge(f"a text message holds at most {_MOST_VALUES} values and names", code="message_too_large")
+    most = settings.stream_max_message_values
+    if len(message) > most and sum(message.count(mark) for mark in ",[{:") > most:
+        raise TooLarge(
+            f"a text message holds at most {most} values and names (STREAM_MAX_MESSAGE_VALUES)",
+            code="message_too_large",
+        )
     try:
         body = orjson.loads(message)
     except orjson.JSONDecodeError:

@@ -94,7 +94,7 @@ class RealtimeConversation(Conversation):
 
     async def text(self, message: str) -> None:
         """One client event."""
-        event = json_object(message)
+        event = json_object(message, self._settings)
         try:
             await self._handle(event)
         except InvalidInput as error:

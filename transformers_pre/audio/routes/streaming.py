@@ -77,7 +77,7 @@ class StreamingConversation(Conversation):
     async def text(self, message: str) -> None:
         """`{"config": {…}}` before the first samples, or anything with "eof"."""
         if "config" in message:
-            config = json_object(message).get("config")
+            config = json_object(message, self._settings).get("config")
             if not isinstance(config, dict):
                 raise InvalidInput("'config' must be an object", code="bad_message", param="config")
             if self._channels.begun:

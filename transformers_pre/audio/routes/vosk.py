@@ -61,7 +61,7 @@ class VoskConversation(Conversation):
 
     async def text(self, message: str) -> None:
         """A configuration, or a command."""
-        body = json_object(message)
+        body = json_object(message, self._settings)
         if "config" in body:
             self._configure(body["config"])
         elif "reset" in body:
