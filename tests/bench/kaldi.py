@@ -106,9 +106,9 @@ def _compare(section: Section, name: str, folder: Path, seconds: int) -> None:
 
 
 def _clocks(pods: Sequence[psutil.Process]) -> tuple[float, float]:
-    """The time, and what all of this has used of a core: pods and library."""
-    cores = time.process_time() + sum(sum(pod.cpu_times()[:2]) for pod in pods)
-    return time.perf_counter(), cores
+    """The time, and what all of this has used of a core: pods, their decoders, and the library here."""
+    processes = [process for pod in pods for process in (pod, *pod.children(recursive=True))]
+    return time.perf_counter(), time.process_time() + sum(sum(each.cpu_times()[:2]) for each in processes)
 
 
 def _full_size(folder: Path) -> None:
