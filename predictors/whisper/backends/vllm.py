@@ -126,16 +126,18 @@ class VllmRecognizer:
             language, probability = await self._listen(audio)
             window = replace(window, language=language, language_probability=probability)
         decoding = await self._climb(window, audio)
-        spans = await self._spans(window, audio, decoding)
+        spans = await self._spans(window, audio, decoding, last=True)
         return window_result(window, spans, decoding, self._tokens.vocabulary)
 
-    async def _spans(self, window: Window, audio: Any, decoding: Decoding) -> list[Span]:
+    async def _spans(self, window: Window, audio: Any, decoding: Decoding, *, last: bool) -> list[Span]:
+        """What a decoding says, with times where they are asked for; `last`: nothing more is asked about the window."""
         if decoding.is_silence(self._limits):
             return []
         spans = split(decoding.tokens, self._tokens.vocabulary, window.duration)
         if not spans or not window.is_aligned:
             return spans
-        return without_tail(with_words(spans, await self._align(window, audio, spans, decoding), window.duration))
+        words = await self._align(window, audio, spans, decoding, last=last)
+        return without_tail(with_words(spans, words, window.duration))
 
     async def _start(self) -> None:
         """Has the worker keep as many encodings as there are windows between their first request and their last."""
@@ -144,11 +146,11 @@ class VllmRecognizer:
                 await self._call_worker("whisper_keep_encodings", self._windows)
                 self._started = True
 
-    async def _call_worker(self, method: str, *arguments: Any) -> Any:
+    async def _call_worker(self, method: str, *arguments: Any, **named: Any) -> Any:
         """What a method of `vllm_worker` returns. Raises EngineDeadError also when vLLM would never answer."""
         from vllm.v1.engine.exceptions import EngineDeadError  # noqa: PLC0415
 
-        call = asyncio.ensure_future(self._engine.collective_rpc(method, args=arguments))
+        call = asyncio.ensure_future(self._engine.collective_rpc(method, args=arguments, kwargs=named))
         death = asyncio.ensure_future(self.died())
         try:
             await asyncio.wait({call, death}, return_when=asyncio.FIRST_COMPLETED)
@@ -192,7 +194,7 @@ class VllmRecognizer:
             if (
                 decoding.is_repetitive(self._limits)
                 and window.is_aligned
-                and (spans := await self._spans(window, audio, decoding))
+                and (spans := await self._spans(window, audio, decoding, last=False))
             ):
                 # Often the repetition is at the end, where no audio is left for it.
                 decoding = shortened(decoding, spans, self._tokens.vocabulary)
@@ -311,7 +313,9 @@ class VllmRecognizer:
         assert last is not None  # noqa: S101  # a request ends with an output
         return last
 
-    async def _align(self, window: Window, audio: Any, spans: Sequence[Span], decoding: Decoding) -> list[list[Word]]:
+    async def _align(
+        self, window: Window, audio: Any, spans: Sequence[Span], decoding: Decoding, *, last: bool
+    ) -> list[list[Word]]:
         """The words of each span, timed by how the decoder looks at the audio while it says them."""
         tokens, end = self._tokens, self._tokens.end
         texts = [[token for token in span.tokens if token < end] for span in spans]
@@ -326,6 +330,7 @@ class VllmRecognizer:
             [*before, *said, end],
             tokens.alignment_heads,
             frames,
+            last=last,
         )
         matrix = np.frombuffer(data, np.float32).reshape(rows, columns)[len(before) - 1 : -1]
         begins = await asyncio.to_thread(alignment.warp, matrix)

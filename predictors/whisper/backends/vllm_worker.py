@@ -39,7 +39,7 @@ class WhisperWorker:
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch's types are not read
     def whisper_align(
-        self, features: bytes, mels: int, tokens: list[int], heads: list[list[int]], frames: int
+        self, features: bytes, mels: int, tokens: list[int], heads: list[list[int]], frames: int, *, last: bool
     ) -> list[Any]:
         """How much each token looks at each 20 ms of audio.
 
@@ -49,6 +49,7 @@ class WhisperWorker:
             tokens: the decoder's whole input, prompt and text.
             heads: layer and number of the attention heads that follow the audio.
             frames: steps of 20 ms that are audio.
+            last: whether no more is asked about this window.
 
         Returns:
             Tokens, frames, and float32 [tokens, frames] as bytes: the mean over the heads of their weights, each
@@ -57,12 +58,12 @@ class WhisperWorker:
         model = self.model_runner.get_model()
         device, dtype = self.model_runner.device, model.dtype
         mel = torch.frombuffer(bytearray(features), dtype=torch.float32).view(mels, -1).to(device, dtype)
-        encoding, projected = model.model.get_encoder_outputs.last_use(mel)
+        encoding, projected = model.model.get_encoder_outputs.use(mel, last=last)
         decoder = model.model.decoder
         with _watched(decoder.layers, heads, frames) as watched, _projected(decoder.layers, projected):
             places = torch.arange(len(tokens), device=device)
             hidden = decoder.embed_input_ids(torch.tensor(tokens, device=device)) + decoder.embed_positions(places)
-            for layer in decoder.layers:
+            for layer in decoder.layers[: 1 + max(at for at, _ in heads)]:  # of the others nothing is watched
                 hidden = layer(hidden, encoder_hidden_states=encoding)
         total = torch.zeros(len(tokens), frames, device=device)
         for each in watched:
@@ -117,12 +118,13 @@ class _Encodings:
             if torch.equal(given, kept.encoding):  # not what vLLM warms up with
                 kept.projected[projection] = own
 
-    def last_use(self, features: torch.Tensor) -> tuple[torch.Tensor, dict[Any, torch.Tensor]]:
-        """The encoding of a window [mels, 3000] that is done with, and what was made of it: they go from here.
+    def use(self, features: torch.Tensor, *, last: bool) -> tuple[torch.Tensor, dict[Any, torch.Tensor]]:
+        """The encoding of a window [mels, 3000], and what was made of it.
 
-        Else they would outlive those still at work.
+        The `last` time they go from here; else they would outlive those still at work.
         """
-        kept = self._kept.pop(_key(features), None)
+        key = _key(features)
+        kept = self._kept.pop(key, None) if last else self._kept.get(key)
         return (self._encode([features])[0], {}) if kept is None else (kept.encoding, kept.projected)
 
 

@@ -101,7 +101,7 @@ class Engine:
         features = {"input_features": SimpleNamespace(data=torch.zeros(80, 3000))}
         return [{"decoder_prompt": {"prompt_token_ids": [START], "mm_kwargs": {"audio": [features]}}} for _ in prompts]
 
-    async def collective_rpc(self, method: str, args: tuple[Any, ...] = ()) -> list[Any]:
+    async def collective_rpc(self, method: str, args: tuple[Any, ...] = (), kwargs: Any = None) -> list[Any]:
         if method in self.fails_at:
             raise self.fails_at[method]
         if method == self.hangs_at:

@@ -83,7 +83,7 @@ def test_a_window_that_is_done_makes_room_for_those_still_at_work(encodings: Any
     encodings([window(1.0)])
     for number in range(2, 6):  # come and go, while the first one is still decoded
         encodings([window(float(number))])
-        assert torch.equal(encodings.last_use(window(float(number)))[0], torch.full((3, 2), float(number)))
+        assert torch.equal(encodings.use(window(float(number)), last=True)[0], torch.full((3, 2), float(number)))
     assert torch.equal(encodings([window(1.0)])[0], torch.ones(3, 2))
     assert encoder.encoded == 5
 
@@ -91,8 +91,16 @@ def test_a_window_that_is_done_makes_room_for_those_still_at_work(encodings: Any
 def test_what_had_to_go_is_encoded_again(encodings: Any, encoder: Encoder) -> None:
     for number in range(4):
         encodings([window(float(number))])
-    assert torch.equal(encodings.last_use(window(0.0))[0], torch.zeros(3, 2))
+    assert torch.equal(encodings.use(window(0.0), last=True)[0], torch.zeros(3, 2))
     assert encoder.encoded == 5
+
+
+def test_a_window_that_is_decoded_once_more_after_its_alignment_stays(encodings: Any, encoder: Encoder) -> None:
+    encodings([window(1.0)])
+    for last in (False, True):
+        encodings([window(1.0)])
+        assert torch.equal(encodings.use(window(1.0), last=last)[0], torch.ones(3, 2))
+    assert encoder.encoded == 1
 
 
 def made_again(layers: list[Layer], encoding: torch.Tensor, projected: Any) -> list[torch.Tensor]:
@@ -110,7 +118,7 @@ def test_keys_and_values_are_made_once(encodings: Any, layers: list[Layer]) -> N
     for layer in layers:
         layer.step(step)
     for value in (2.0, 1.0):
-        encoding, projected = encodings.last_use(window(value))
+        encoding, projected = encodings.use(window(value), last=True)
         made = made_again(layers, encoding, projected)
         assert [float(each[0, 0]) for each in made] == [2 * value, 3 * value]
         assert all(each.shape == encoding.shape for each in made)
@@ -120,7 +128,9 @@ def test_keys_and_values_are_made_once(encodings: Any, layers: list[Layer]) -> N
 def test_encodings_that_come_in_two_parts_belong_to_one_step(encodings: Any, layers: list[Layer]) -> None:
     step = torch.cat([encodings([window(1.0)])[0], encodings([window(2.0)])[0]])
     layers[0].step(step)
-    assert [float(encodings.last_use(window(v))[1][layers[0].encoder_attn.kv_proj][0, 0]) for v in (1.0, 2.0)] == [2, 4]
+    assert [
+        float(encodings.use(window(v), last=True)[1][layers[0].encoder_attn.kv_proj][0, 0]) for v in (1.0, 2.0)
+    ] == [2, 4]
 
 
 def test_what_is_no_encoding_of_the_step_is_not_kept(encodings: Any, layers: list[Layer]) -> None:
@@ -130,4 +140,4 @@ def test_what_is_no_encoding_of_the_step_is_not_kept(encodings: Any, layers: lis
     layers[0].step(torch.zeros(6, 2))
     other = made_again(layers, torch.full((3, 2), 5.0), {})
     assert [float(each[0, 0]) for each in other] == [10.0, 15.0]
-    assert encodings.last_use(window(1.0))[1] == {}
+    assert encodings.use(window(1.0), last=True)[1] == {}
