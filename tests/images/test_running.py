@@ -6,12 +6,16 @@ from pathlib import Path
 from uuid import uuid4
 
 import httpx
+import jiwer
 import pytest
 
+from tests.bench.speech import wav
 from tests.ct_series import dicom, scan, zipped
 from tests.images import containers
 from tests.images.containers import IMAGES, Container, ContainerError
 from tests.integration.clips import HELLO, clip, words
+from tests.russian import joined, sentences
+from tests.services import MODELS
 
 BACKENDS = {"whisper-ct2": "ctranslate2", "whisper": "openai_whisper", "whisper-vllm-cpu": "vllm"}
 transformers = pytest.mark.parametrize("image", [image for image in IMAGES if image in ("audio", "dicom")])
@@ -64,6 +68,28 @@ def test_a_caption_through_both_pods(image, network, tmp_path):
         answer = httpx.post(f"{url}/process", json={"input_data": recording}, timeout=120, trust_env=False)
         assert answer.status_code == 200, answer.text
         assert answer.json()["processed_data"]  # words without meaning
+        assert (transformer.stop(), predictor.stop()) == (0, 0)
+
+
+@pytest.mark.parametrize("model", ["gigaam", "vosk5"])
+@pytest.mark.parametrize("image", [image for image in IMAGES if image == "kaldi-asr"])
+def test_russian_speech_through_both_pods(image, model, network):
+    joined_to = ["--network", network, "--network-alias"]
+    mounted = [*joined_to, "predictor", "--volume", f"{MODELS / model}:/mnt/models:ro"]
+    flags = ["--model_name=speech", "--http_port=8080"]
+    said, sounds = sentences(3, seed=2)
+    with (
+        Container(image, *flags, "--model_id=/mnt/models", options=mounted) as predictor,
+        Container(
+            "audio", *flags, "--predictor_host=predictor:8080", options=[*joined_to, "transformer"]
+        ) as transformer,
+    ):
+        predictor.until("/v2/health/live").until("/v2/models/speech/ready", 120)
+        url = transformer.until("/v2/models/speech/ready").url
+        files = {"file": wav(joined(sounds))}
+        answer = httpx.post(f"{url}/v1/audio/transcriptions", files=files, timeout=120, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        assert jiwer.wer(" ".join(said), answer.json()["text"]) <= 0.05  # as for the models alone
         assert (transformer.stop(), predictor.stop()) == (0, 0)
 
 
