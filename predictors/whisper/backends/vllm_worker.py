@@ -29,11 +29,13 @@ class WhisperWorker:
     def whisper_keep_encodings(self, count: int) -> None:
         """From now on the last `count` encodings stay; each takes 1500 x width numbers, 3.8 MB of large-v3 at 2 bytes.
 
-        On a CPU their keys and values stay as well, which take 2 x layers of that and a tenth of the time of an encoding.
+        On an eager CPU their keys and values stay as well, which take 2 x layers of that and a tenth of the time of an encoding.
         """
         model = self.model_runner.get_model().model
-        model.get_encoder_outputs = encodings = _Encodings(model.get_encoder_outputs, count)
-        if self.model_runner.device.type == "cpu":
+        # A compiled decoder does not see that its projections were exchanged.
+        noting = self.model_runner.device.type == "cpu" and self.model_runner.model_config.enforce_eager
+        model.get_encoder_outputs = encodings = _Encodings(model.get_encoder_outputs, count, noting=noting)
+        if noting:
             for layer in model.decoder.layers:
                 layer.encoder_attn.kv_proj = _Projection(layer.encoder_attn.kv_proj, encodings)
 
@@ -82,11 +84,18 @@ class _Kept:
 
 
 class _Encodings:
-    """The model's encoder, which remembers. Equal features, to the bit, have one encoding."""
+    """The model's encoder, which remembers. Equal features, to the bit, have one encoding.
 
-    def __init__(self, encode: Any, count: int):
+    Args:
+        encode: the encoder.
+        count: encodings that stay.
+        noting: whether `_Projection` tells what the decoder makes of them.
+    """
+
+    def __init__(self, encode: Any, count: int, *, noting: bool):
         self._encode = encode
         self._count = count
+        self._noting = noting
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self._given: list[_Kept] = []
         """What the decoder's next step gets, in this order."""
@@ -104,7 +113,8 @@ class _Encodings:
             self._kept.move_to_end(key)
         if self._taken:
             self._given, self._taken = [], False
-        self._given += [self._kept[key] for key in keys]
+        if self._noting:
+            self._given += [self._kept[key] for key in keys]
         found = torch.stack([self._kept[key].encoding for key in keys])
         while len(self._kept) > self._count:
             self._kept.popitem(last=False)

@@ -1,7 +1,9 @@
 """Encodings that vLLM's worker keeps: each window is encoded once, however many requests it makes."""
 
 import warnings
+import weakref
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +32,7 @@ def encodings(encoder: Encoder) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from predictors.whisper.backends.vllm_worker import _Encodings
-    return _Encodings(encoder, 2)
+    return _Encodings(encoder, 2, noting=True)
 
 
 class Times(torch.nn.Module):
@@ -101,6 +103,30 @@ def test_a_window_that_is_decoded_once_more_after_its_alignment_stays(encodings:
         encodings([window(1.0)])
         assert torch.equal(encodings.use(window(1.0), last=last)[0], torch.ones(3, 2))
     assert encoder.encoded == 1
+
+
+@pytest.mark.parametrize(("device", "eager"), [("cuda", True), ("cuda", False), ("cpu", True), ("cpu", False)])
+def test_of_windows_that_are_done_nothing_stays(encoder: Encoder, device: str, eager: bool) -> None:
+    from predictors.whisper.backends.vllm_worker import WhisperWorker, _Projection
+
+    layer = SimpleNamespace(encoder_attn=SimpleNamespace(kv_proj=Times(2.0)))
+    model = SimpleNamespace(get_encoder_outputs=encoder, decoder=SimpleNamespace(layers=[layer]))
+    worker = WhisperWorker()
+    worker.model_runner = SimpleNamespace(
+        get_model=lambda: SimpleNamespace(model=model),
+        device=torch.device(device),
+        model_config=SimpleNamespace(enforce_eager=eager),
+    )
+    worker.whisper_keep_encodings(2)
+    assert isinstance(layer.encoder_attn.kv_proj, _Projection) == (device == "cpu" and eager)
+    alive = []
+    for number in range(50):
+        step = model.get_encoder_outputs([window(float(number))])
+        layer.encoder_attn.kv_proj(step.flatten(0, 1))
+        encoding, _ = model.get_encoder_outputs.use(window(float(number)), last=True)
+        alive.append(weakref.ref(encoding))
+        del encoding
+    assert sum(reference() is not None for reference in alive) <= 1  # the last step's
 
 
 def made_again(layers: list[Layer], encoding: torch.Tensor, projected: Any) -> list[torch.Tensor]:
