@@ -12,7 +12,7 @@ from serving import telemetry
 from serving.admission import Admission
 from serving.batching import Batcher
 from serving.engine import ConcurrentEngine, Described, Engine
-from serving.errors import TooLarge
+from serving.errors import PredictorUnavailable, TooLarge
 from serving.settings import PredictorSettings
 from serving.threads import in_turn
 
@@ -66,15 +66,27 @@ class Predictor(Model, Generic[I, R]):  # type: ignore[misc]  # kserve ships no 
         self._watch: asyncio.Task[None] | None = None
 
     async def start_up(self) -> None:
-        """Loads the weights and answers one warm-up item; ready afterwards. Raises ValueError with one clear sentence."""
+        """Loads the weights and answers one warm-up item; ready afterwards.
+
+        Raises ValueError, or RuntimeError for an engine that dies, with one clear sentence.
+        """
         await asyncio.to_thread(self._engine.load)
         telemetry.mark_cold_start("load")
         self._dispatcher = self._dispatch()
-        await self._dispatcher.submit(self._contract.warm_up_item())
+        await self._warm_up(self._dispatcher)
         telemetry.mark_cold_start("warmup")
         self.ready = True
         if isinstance(self._engine, ConcurrentEngine):
             self._watch = asyncio.create_task(self._until_dead(self._engine))
+
+    async def _warm_up(self, dispatcher: Dispatcher[I, R]) -> None:
+        try:
+            await dispatcher.submit(self._contract.warm_up_item())
+        except PredictorUnavailable as error:
+            if not isinstance(self._engine, ConcurrentEngine):
+                raise
+            # What clients are told of a death does not say why.
+            raise RuntimeError(f"the engine died as it warmed up: {await self._engine.died()}") from error
 
     def _dispatch(self) -> Dispatcher[I, R]:
         settings, engine = self._settings, self._engine

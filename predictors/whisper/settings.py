@@ -42,9 +42,11 @@ class WhisperSettings(VllmSettings):
     vllm_dtype: Annotated[Dtype, BeforeValidator(_dtype_name)] = "auto"
     """The same as DTYPE, by its name in vLLM's services."""
     language_force: str = ""
-    """Language code of every request, whatever it asks for; results echo it. Empty: the request's, or detected."""
+    """Language code of every request, whatever it asks for; results echo it. The audio transformer has the same setting,
+    which the chart gives to both. Empty: the request's, or detected."""
     timestamps: Literal["auto", "none", "segments"] = "auto"
-    """`auto` gives what the request asks for, `none` one segment a window for everybody, `segments` always segment times."""
+    """`auto` gives what the request asks for, `none` one segment a window for everybody, from its first word to its last,
+    without times of words, `segments` always segment times."""
     num_threads: int = Field(0, ge=0)
     """CPU threads; 0 takes every core that the container may use."""
     beam_size: int | None = Field(None, ge=1, le=20)

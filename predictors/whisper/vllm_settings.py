@@ -33,7 +33,8 @@ class VllmSettings(PredictorSettings):
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     """vllm: share of the GPU's memory for weights and cache."""
     cpu_cache_gib: int = Field(2, ge=1)
-    """vllm on CPU: memory for the cache, in GiB. One window takes 18 (base) to 240 MiB (large-v3) at 2 bytes a number."""
+    """vllm on CPU: memory for the cache, in GiB. A window takes 23 (base) to 304 MiB (large-v3) at 2 bytes a number, in
+    float32 twice that; windows that find no room wait."""
     max_num_seqs: int = Field(32, ge=1)
     """vllm: sequences that are decoded together; others wait. A window is one, or BEST_OF on the ladder, or its beams."""
     tensor_parallel_size: int = Field(1, ge=1)

@@ -125,6 +125,11 @@ class Tokens:
         multilingual = config["vocab_size"] >= MULTILINGUAL_SIZE
         end = ids["<|endoftext|>"]
         control = range(start, no_timestamps)  # all but the end, and the timestamps
+
+        def text_ids(key: str) -> list[int]:
+            """Fine-tunes list all sorts of ids, -1 among them; times have rules of their own."""
+            return [token for token in generation.get(key) or () if 0 <= token <= no_timestamps]
+
         return cls(
             start=start,
             previous=ids["<|startofprev|>"],
@@ -135,8 +140,8 @@ class Tokens:
                 end_of_text=end,
                 no_timestamps=no_timestamps,
                 first_timestamp=no_timestamps + 1,
-                never=tuple(sorted({*control, *(generation.get("suppress_tokens") or ())})),
-                not_first=tuple(generation.get("begin_suppress_tokens") or (ids["\u0120"], end)),
+                never=tuple(sorted({*control, *text_ids("suppress_tokens")})),
+                not_first=tuple(text_ids("begin_suppress_tokens") or (ids["\u0120"], end)),
             ),
             languages=languages,
             vocabulary=Vocabulary(end, no_timestamps + 1, lambda tokens: str(tokenizer.decode(tokens))),

@@ -26,7 +26,11 @@ class Window:
     task: Task
     previous: tuple[int, ...]
     timestamps: bool
+    """Whether the decoder marks times, which make the segments."""
     words: bool
+    """Whether the words are told."""
+    is_aligned: bool
+    """Whether the times of segments come from their words."""
     temperatures: tuple[float, ...]
     beam_size: int
     best_of: int
@@ -47,11 +51,6 @@ class Window:
     def is_silent(self) -> bool:
         """Whether there is nothing to decode: no samples, or digital silence."""
         return not len(self.samples) or float(np.abs(self.samples).max()) < SILENCE_PEAK
-
-    @property
-    def is_aligned(self) -> bool:
-        """Whether the times of segments come from their words."""
-        return self.words or (self.timestamps and self.task == "transcribe")
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,7 @@ def plan(item: AsrInput, abilities: Abilities, settings: WhisperSettings) -> Win
         previous=_previous(options, abilities),
         timestamps=timestamps,
         words=timestamps and options.timestamps == "word",
+        is_aligned=_aligned(options, timestamps),
         temperatures=(options.temperature,) if options.temperature else settings.temperatures,
         beam_size=options.beam_size or settings.beams(),
         best_of=options.best_of or settings.best_of,
@@ -113,6 +113,16 @@ def _timestamps(options: AsrOptions, settings: WhisperSettings) -> bool:
     if settings.timestamps == "auto":
         return options.timestamps != "none"
     return settings.timestamps == "segments"
+
+
+def _aligned(options: AsrOptions, timestamps: bool) -> bool:
+    """Whether a window is aligned: where times are asked for, also the one segment of TIMESTAMPS=none.
+
+    By its end a decoder that stopped early tells what it left out. Translations are not said in the order of the words
+    that are heard, so only where times of words are asked for.
+    """
+    wanted = timestamps or options.timestamps != "none"
+    return options.timestamps == "word" or (wanted and options.task == "transcribe")
 
 
 def _language(options: AsrOptions, abilities: Abilities, settings: WhisperSettings) -> str | None:

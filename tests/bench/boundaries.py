@@ -6,31 +6,21 @@ was said is taken from each clip decoded alone, where nothing is cut.
 
 import string
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-import jiwer
 import numpy as np
 
 from predictors.whisper.model import engine
 from predictors.whisper.settings import WhisperSettings
 from serving.contracts.asr import AsrInput, AsrOptions, AsrResult
 from tests.bench import cuts
+from tests.bench.losses import NEAR, Spoken, count
 from tests.bench.report import Section
 from tests.bench.speech import RATE, Samples, speech
 from transformers_pre.audio.merge import TranscriptBuilder
-from transformers_pre.audio.split import SplitLimits, Splitter
+from transformers_pre.audio.split import SplitLimits, Splitter, Window
 from transformers_pre.audio.vad import VoiceActivity
 
-NEAR = 1.0  # seconds
 Recognise = Callable[[Samples], AsrResult]
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """One word and the middle of its time in the file, in seconds."""
-
-    text: str
-    at: float
 
 
 def spoken(words: Iterator[tuple[str, float, float]]) -> list[Spoken]:
@@ -55,11 +45,16 @@ def plain(samples: Samples, ends: list[int], recognise: Recognise) -> list[Spoke
     return words
 
 
-def ours(samples: Samples, recognise: Recognise, limits: SplitLimits) -> tuple[list[Spoken], list[int]]:
-    """Our windows and joins; the words, and where windows end."""
+def our_windows(samples: Samples, limits: SplitLimits) -> list[tuple[Window, Samples]]:
+    """The windows of a recording, as the audio transformer cuts it."""
     splitter = Splitter(limits)
     with VoiceActivity() as voice:
-        windows = splitter.push(samples, voice.push(samples)) + splitter.finish(voice.finish())
+        return splitter.push(samples, voice.push(samples)) + splitter.finish(voice.finish())
+
+
+def ours(samples: Samples, recognise: Recognise, limits: SplitLimits) -> tuple[list[Spoken], list[int]]:
+    """Our windows and joins; the words, and where windows end."""
+    windows = our_windows(samples, limits)
     builder = TranscriptBuilder("transcribe", limits)
     for window, part in windows:
         builder.add(window, recognise(part) if window.has_speech else None)
@@ -71,22 +66,6 @@ def ours(samples: Samples, recognise: Recognise, limits: SplitLimits) -> tuple[l
 def _places(method: cuts.Hard | cuts.Quietest, samples: Samples) -> list[int]:
     method.push(samples)
     return [cut for cut, _ in method.cuts]
-
-
-def _near(at: float, ends: list[int]) -> bool:
-    return any(abs(at - end / RATE) <= NEAR for end in ends)
-
-
-def count(said: list[Spoken], heard: list[Spoken], ends: list[int]) -> tuple[int, int]:
-    """Words lost and words added within a second of a cut."""
-    aligned = jiwer.process_words(" ".join(word.text for word in said), " ".join(word.text for word in heard))
-    lost = added = 0
-    for chunk in aligned.alignments[0]:
-        if chunk.type == "delete":
-            lost += sum(_near(word.at, ends) for word in said[chunk.ref_start_idx : chunk.ref_end_idx])
-        if chunk.type == "insert":
-            added += sum(_near(word.at, ends) for word in heard[chunk.hyp_start_idx : chunk.hyp_end_idx])
-    return lost, added
 
 
 def run(seconds: float = 600.0) -> Section:
@@ -109,11 +88,12 @@ def run(seconds: float = 600.0) -> Section:
         f"{len(samples) / RATE:.0f} s of speech, one recogniser; words lost and doubled within {NEAR:g} s of a cut.",
     )
     heard, ends = ours(samples, recognise, SplitLimits())
-    lost, added = count(said, heard, ends)
+    lost, added = count(said, (word.text for word in heard), ends)
     section.row("sonotome", f"{lost} lost, {added} doubled at {len(ends)} cuts")
     for method in (cuts.Hard(), cuts.Quietest()):
         places = _places(method, samples)
-        lost, added = count(said, plain(samples, places, recognise), places)
+        heard = plain(samples, places, recognise)
+        lost, added = count(said, (word.text for word in heard), places)
         section.row(method.name, f"{lost} lost, {added} doubled at {len(places)} cuts")
     recogniser.close()
     return section

@@ -1,9 +1,11 @@
 """Thirty-two recordings at once: our service on vLLM's engine against `vllm serve`, same version, weights and flags, in turns.
 
-Words lost at cuts are told by what was said: each recording is longer than a window, so that each service cuts it.
+Each recording is longer than a window, so that each service cuts it, each at its own place. Words lost there are told by what
+was said, at the times that our service gives the words of each clip alone, where nothing is cut.
 """
 
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
@@ -15,11 +17,14 @@ import httpx
 import jiwer
 
 from predictors.whisper import weights
+from tests.bench.boundaries import our_windows
+from tests.bench.losses import NEAR, Spoken, count, placed
 from tests.bench.report import Section
 from tests.bench.service import plain_words
-from tests.bench.speech import RATE, speech, wav
+from tests.bench.speech import RATE, Clip, Samples, clips, speech, wav
 from tests.pods import free_port, wait_for
 from tests.services import Service, whisper
+from transformers_pre.audio.split import SplitLimits
 
 CLIPS, ROUNDS = 32, 3
 SECONDS = 40.0
@@ -81,15 +86,12 @@ def _at_once(ask: Callable[[bytes], str], files: list[bytes]) -> tuple[list[str]
 def run() -> Section:
     """Both services stay up and take turns; only one is asked at a time."""
     recordings = [speech(SECONDS, seed) for seed in range(CLIPS)]
-    files = [wav(samples) for samples, _ in recordings]
-    said = [plain_words(" ".join(clip.text for clip in clips)) for _, clips in recordings]
-    audio = sum(len(samples) for samples, _ in recordings) / RATE
     env = {"BACKEND": "vllm", "VLLM_DTYPE": DTYPE, "MAX_NUM_SEQS": str(SEQUENCES), "ENFORCE_EAGER": "true"}
     env["REQUEST_TIMEOUT_SECONDS"] = str(_LONGEST_SECONDS)
     flags = {"request_timeout_seconds": _LONGEST_SECONDS, "max_upload_bytes": 64 << 20}
     with whisper(2, env=env, **flags) as ours:
         with _vllm_serve() as theirs:
-            section = _compare(ours, theirs, files, said, audio)
+            section = _compare(ours, theirs, recordings)
         for seconds in LONG_SECONDS:
             section.row(*_one_text(ours, seconds))
         return section
@@ -112,8 +114,9 @@ def _one_text(ours: Service, seconds: float) -> tuple[str, str]:
     )
 
 
-def _compare(ours: Service, theirs: str, files: list[bytes], said: list[str], audio: float) -> Section:
+def _compare(ours: Service, theirs: str, recordings: list[tuple[Samples, list[Clip]]]) -> Section:
     ways = {"service": ours.url, "vllm serve": theirs}
+    files = [wav(samples) for samples, _ in recordings]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     texts: dict[str, list[str]] = {}
     for url in ways.values():
@@ -129,21 +132,73 @@ def _compare(ours: Service, theirs: str, files: list[bytes], said: list[str], au
         f"{CLIPS} recordings of {SECONDS:g} s at once, Whisper-base in {DTYPE}, {SEQUENCES} sequences, 2 threads, greedy: our "
         "service (with segment and word times, and the temperature ladder) against `vllm serve` of this version (text alone).",
     )
+    audio = sum(len(samples) for samples, _ in recordings) / RATE
     for name in ways:
         section.row(f"{name}, best of {ROUNDS}", f"{best[name]:.0f} s, {audio / best[name]:.1f}x real time")
     section.row(
         "throughput, service / vllm serve (goal ≥ 0.95): best to best; each round",
         f"{best['vllm serve'] / best['service']:.2f}; {rounds}",
     )
-    count = sum(len(each.split()) for each in said)
-    for name in ways:
-        errors = jiwer.process_words(said, texts[name])
-        section.row(
-            f"{name}: words lost / doubled or made up / wrong, of {count} in {CLIPS} recordings with a cut each",
-            f"{errors.deletions} / {errors.insertions} / {errors.substitutions}",
-        )
+    _losses(section, ours, recordings, texts)
     section.row("peak RSS of the service's predictor and transformer, vLLM's processes not counted", _peak(ours))
     return section
+
+
+def _losses(
+    section: Section, ours: Service, recordings: list[tuple[Samples, list[Clip]]], texts: dict[str, list[str]]
+) -> None:
+    """At each service's own cuts, then in whole recordings."""
+    alone = {clip.name: _words_of(ours, clip) for clip in clips()}
+    said = [
+        [Spoken(word.text, word.at + clip.start / RATE) for clip in placed_clips for word in alone[clip.name]]
+        for _, placed_clips in recordings
+    ]
+    places = {
+        "service": [
+            [window.end for window, _ in our_windows(samples, SplitLimits())[:-1]] for samples, _ in recordings
+        ],
+        "vllm serve": [_their_cuts(samples) for samples, _ in recordings],
+    }
+    for name, cuts in places.items():
+        counted = [count(*each) for each in zip(said, (text.split() for text in texts[name]), cuts, strict=True)]
+        lost, added = (sum(each) for each in zip(*counted, strict=True))
+        number = sum(map(len, cuts))
+        section.row(
+            f"{name}: words lost / doubled or made up within {NEAR:g} s of its {number} cuts; lost per cut",
+            f"{lost} / {added}; {lost / number:.2f}",
+        )
+    whole = [" ".join(word.text for word in words) for words in said]
+    for name in places:
+        errors = jiwer.process_words(whole, texts[name])
+        section.row(
+            f"{name}: words lost / doubled or made up / wrong in whole recordings, of {sum(map(len, said))}",
+            f"{errors.deletions} / {errors.insertions} / {errors.substitutions}",
+        )
+
+
+def _words_of(ours: Service, clip: Clip) -> list[Spoken]:
+    """What is said in a clip, at the times at which it is heard when the clip is alone."""
+    fields = {"language": "en", "response_format": "verbose_json", "timestamp_granularities[]": "word"}
+    answer = ours.transcribe(wav(clip.samples), **fields)
+    answer.raise_for_status()
+    heard = [
+        Spoken(text, (word["start"] + word["end"]) / 2)
+        for word in answer.json()["words"]
+        for text in plain_words(word["word"]).split()
+    ]
+    return placed(plain_words(clip.text).split(), heard)
+
+
+def _their_cuts(samples: Samples) -> list[int]:
+    """Where `vllm serve` cuts a recording, by its own function."""
+    from vllm.config import SpeechToTextConfig
+    from vllm.multimodal.audio import split_audio
+
+    config = SpeechToTextConfig()
+    parts = split_audio(
+        samples, RATE, config.max_audio_clip_s, config.overlap_chunk_second, config.min_energy_split_window_size
+    )
+    return list(itertools.accumulate(len(part) for part in parts))[:-1]
 
 
 def _peak(running: Service) -> str:

@@ -150,6 +150,12 @@ def test_an_entry_has_the_last_word_on_its_environment():
     assert environment["BACKEND"] == "ctranslate2"
 
 
+def test_a_forced_language_is_known_to_the_transformer_too():
+    made = service("--set", "models.whisper-base.predictor.env.LANGUAGE_FORCE=fa")
+    assert {scenarios.environment(spec)["LANGUAGE_FORCE"] for spec in made["spec"].values()} == {"fa"}
+    assert not any("LANGUAGE_FORCE" in scenarios.environment(spec) for spec in service()["spec"].values())
+
+
 def test_api_keys_on_both_pods():
     for _, _, spec in scenarios.components(scenarios.named("locked-down")):
         (volume,) = (volume for volume in spec["volumes"] if "secret" in volume)

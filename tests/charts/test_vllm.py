@@ -5,7 +5,7 @@ import pytest
 from charts.tools import helm
 from tests.charts import scenarios
 
-GPU, CPU = "whisper-large-v3-vllm", "whisper-large-v3-turbo-cpu"
+GPU, CPU = "whisper-large-v3-vllm", "whisper-large-v3-cpu"
 PROFILES = {"t4", "l4", "a100-80gb", "h100"}
 # vLLM checks for 160 MiB and then for 240 MiB, of which it writes little; a container of its own accord has 64 MiB.
 MOST_MIB = 240

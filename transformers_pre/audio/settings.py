@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from transformers_pre.audio import languages
 from transformers_pre.audio.recording_settings import RecordingSettings
 from transformers_pre.audio.split import SplitLimits
 from transformers_pre.audio.wire import SAMPLE_RATE
@@ -19,6 +20,9 @@ class AudioSettings(RecordingSettings):
     values are refused."""
     whisper_segment_duration_sec: float = Field(SplitLimits.max_seconds, ge=5.0, le=30.0)
     """Longest window that the predictor gets; 30 s is all that Whisper sees."""
+    language_force: str = ""
+    """Language of every request, whatever it asks for: a code or an English name. The predictor has the same setting, which the
+    chart gives to both: here it is told also of recordings in which nobody speaks. Empty: the request's, or detected."""
     split_search_seconds: float = Field(SplitLimits.search_seconds, gt=0)
     """How far before a window's end the pause to cut in is looked for."""
     split_context_seconds: float = Field(SplitLimits.context_seconds, gt=0)
@@ -55,6 +59,11 @@ class AudioSettings(RecordingSettings):
         if rate != SAMPLE_RATE:
             raise ValueError(f"recognisers take {SAMPLE_RATE} samples a second, leave it out or give {SAMPLE_RATE}")
         return rate
+
+    @field_validator("language_force")
+    @classmethod
+    def _code(cls, language: str) -> str:
+        return languages.code(language) or ""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

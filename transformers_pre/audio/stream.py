@@ -110,7 +110,7 @@ class LiveTranscription:
         self._settings = settings
         self._limits = limits
         self._tell = tell
-        self._language = SpokenLanguage(options.language)
+        self._language = SpokenLanguage(transcriber.language(options.language))
         self._blocks: Inlet[Samples] = Inlet(_BLOCKS_WAITING)
         self._partials = _Partials(self._ask_partial, tell, settings.stream_partial_seconds)
         self._model = transcriber.model_name

@@ -82,6 +82,10 @@ class Transcriber:
         """The predictor's model, the label of the metrics."""
         return self._client.model_name
 
+    def language(self, asked: str | None) -> str | None:
+        """LANGUAGE_FORCE, or the language that a client asks for."""
+        return self._settings.language_force or asked
+
     async def transcribe(self, request: TranscriptionRequest, headers: Mapping[str, str]) -> Transcript:
         """The whole transcript. Raises ServingError, by the deadline at the latest."""
         deadline = self._deadline()
@@ -139,7 +143,8 @@ class Transcriber:
         heard: "_Heard",
     ) -> AsyncGenerator[TranscriptSegment | Transcript, None]:
         options = request.options()
-        language = SpokenLanguage(request.language, settled=request.per_window_language)
+        named = self.language(request.language)
+        language = SpokenLanguage(named, settled=request.per_window_language)
         builder = TranscriptBuilder(request.task, self._limits, words=request.words)
 
         async def recognise(item: tuple[Window, Samples]) -> AsrResult | None:
@@ -164,8 +169,8 @@ class Transcriber:
                 for segment in builder.add(window, result):
                     yield segment
         rest, transcript = builder.finish(heard.seconds)
-        if transcript.language is None:  # nobody spoke; it is still the language that the client named
-            transcript = transcript.model_copy(update={"language": request.language})
+        if transcript.language is None:  # nobody spoke; it is still the language that was named
+            transcript = transcript.model_copy(update={"language": named})
         telemetry.AUDIO_SECONDS.labels(self._client.model_name).inc(heard.seconds)
         for segment in rest:
             yield segment

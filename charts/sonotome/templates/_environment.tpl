@@ -25,6 +25,12 @@ API_KEYS_FILE: /etc/sonotome/api-keys/keys
 {{- if and (eq .component.module "transformers_pre.audio") (eq .root.Values.deploymentMode "Knative") }}
 STREAM_SESSION_SECONDS: {{ max (sub (int .model.timeout) 30) (div (int .model.timeout) 2) | quote }}
 {{- end }}
+{{/* Silence is answered without the predictor, and its answers tell the forced language as well. */}}
+{{- if eq .component.module "transformers_pre.audio" }}
+{{- with .model.predictor.env.LANGUAGE_FORCE }}
+LANGUAGE_FORCE: {{ . | quote }}
+{{- end }}
+{{- end }}
 {{- if eq .root.Values.deploymentMode "Standard" }}
 GRACE_SECONDS: {{ int .model.timeout | quote }}
 {{- end }}

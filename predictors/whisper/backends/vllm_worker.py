@@ -131,7 +131,8 @@ class _Encodings:
     def use(self, features: torch.Tensor, *, last: bool) -> tuple[torch.Tensor, dict[Any, torch.Tensor]]:
         """The encoding of a window [mels, 3000], and what was made of it.
 
-        The `last` time they go from here; else they would outlive those still at work.
+        The `last` time they go from here; else they would outlive those still at work. A window that is not aligned (silence,
+        a client that left) leaves its own to be pushed out by the next ones.
         """
         key = _key(features)
         kept = self._kept.pop(key, None) if last else self._kept.get(key)

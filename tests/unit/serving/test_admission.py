@@ -10,7 +10,7 @@ from serving.admission import Admission
 from serving.contracts import asr
 from serving.contracts.asr import AsrInput, AsrResult
 from serving.engine import ConcurrentEngine
-from serving.errors import InternalError, Overloaded, Unprocessable
+from serving.errors import InternalError, Overloaded, PredictorUnavailable, Unprocessable
 from serving.predictor import Predictor
 from serving.settings import PredictorSettings
 
@@ -116,5 +116,23 @@ async def test_a_predictor_is_ready_until_its_engine_dies(caplog: pytest.LogCapt
     await asyncio.wait_for(predictor.dead.wait(), 5)
     assert not predictor.ready
     assert "it was told to" in caplog.text
+    await predictor.shut_down()
+    assert engine.closed
+
+
+class Stillborn(Mortal):
+    """Dies of its first item."""
+
+    async def infer(self, item: AsrInput) -> AsrResult:
+        self.end.set()
+        raise PredictorUnavailable("the model stopped while it worked on this request, send it once more")
+
+
+async def test_an_engine_that_dies_as_it_warms_up_says_why_and_not_what_clients_are_told() -> None:
+    engine = Stillborn()
+    predictor = Predictor(asr, engine, PredictorSettings(model_name="mortal"))
+    with pytest.raises(RuntimeError, match="died as it warmed up: it was told to"):
+        await predictor.start_up()
+    assert not predictor.ready
     await predictor.shut_down()
     assert engine.closed

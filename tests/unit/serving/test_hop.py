@@ -164,8 +164,10 @@ async def test_503_is_repeated_with_growing_jitter(serve_app: ServeApp) -> None:
 async def test_503_until_the_deadline_is_503_with_the_predictors_retry_after(serve_app: ServeApp) -> None:
     server = Scripted(refused(503, "secret reason", **{"retry-after": "17"}))
     started = time.monotonic()
-    error = await refusal(await serve_app(server), seconds=0.5)
-    assert time.monotonic() - started < 2
+    # Pauses of 0.05 to 0.8 s: nearly half a second is left for the last try, on a busy machine too.
+    with mock.patch("serving.hop.random.uniform", side_effect=lambda _low, high: high):
+        error = await refusal(await serve_app(server), seconds=2.0)
+    assert time.monotonic() - started < 4
     assert (type(error), error.retry_after) == (errors.PredictorUnavailable, 17)
     assert "secret" not in error.message
     assert len(server.requests) > 1

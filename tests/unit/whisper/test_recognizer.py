@@ -182,6 +182,13 @@ def test_without_timestamps_the_window_is_one_segment() -> None:
     assert (result.segments[0].end, backend.aligned) == (2.0, [])
 
 
+def test_one_segment_a_window_ends_with_its_last_word_which_is_not_told() -> None:
+    backend = Echo()
+    (result,) = recogniser(backend, timestamps="none").run([window(7, 2.0, timestamps="word")])
+    assert [(segment.start, segment.end, segment.words) for segment in result.segments] == [(0.6, 0.9, None)]
+    assert (result.text, backend.aligned) == (" 7", [[7]])
+
+
 def test_translations_keep_the_decoder_s_times() -> None:
     backend = Echo()
     (result,) = recogniser(backend).run([window(7, 2.0, task="translate")])

@@ -101,16 +101,23 @@ def test_timestamps_setting(setting: Any, asked: Any, timestamps: bool, words: b
 
 
 @pytest.mark.parametrize(
-    ("task", "asked", "aligned"),
+    ("setting", "task", "asked", "aligned"),
     [
-        ("transcribe", "segment", True),
-        ("transcribe", "none", False),
-        ("translate", "segment", False),
-        ("translate", "word", True),
+        ("auto", "transcribe", "segment", True),
+        ("auto", "transcribe", "none", False),
+        ("auto", "translate", "segment", False),
+        ("auto", "translate", "word", True),
+        ("none", "transcribe", "segment", True),
+        ("none", "transcribe", "none", False),
+        ("none", "translate", "segment", False),
+        ("none", "translate", "word", True),
+        ("segments", "transcribe", "none", True),
+        ("segments", "translate", "none", False),
     ],
 )
-def test_what_is_aligned(task: Any, asked: Any, aligned: bool) -> None:
-    assert planned(task=task, timestamps=asked).is_aligned is aligned
+def test_what_is_aligned(setting: Any, task: Any, asked: Any, aligned: bool) -> None:
+    settings = WhisperSettings(timestamps=setting)
+    assert planned(settings=settings, task=task, timestamps=asked).is_aligned is aligned
 
 
 def test_the_prompt_begins_with_one_blank() -> None:

@@ -33,7 +33,7 @@ def router(transcriber: Transcriber, settings: AudioSettings) -> APIRouter:
 
     @routes.post("/transcribe", summary="Text, language and number of segments", openapi_extra=SpeechForm.openapi())
     async def transcribe(request: Request) -> dict[str, Any]:
-        """`language` is the ISO-639-1 code, null when nothing was said."""
+        """`language` is the ISO-639-1 code, null when nothing was said and no language was named."""
         result = await transcript(request)
         return {
             "success": True,
