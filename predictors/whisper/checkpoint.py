@@ -91,6 +91,17 @@ def convert(source: Path, target: Path) -> None:
         (target / HEADS).write_text(json.dumps(alignment))
 
 
+def alignment_heads(said: Heads | None, layers: int, heads_per_layer: int) -> Heads:
+    """The heads of a decoder that follow the audio, pairs of layer and head.
+
+    All of its later half, which is openai-whisper's own default, where the model does not say them, or names one that it has
+    not: smaller models made of a large one may have kept its list.
+    """
+    if said and all(layer < layers and head < heads_per_layer for layer, head in said):
+        return said
+    return [[layer, head] for layer in range(layers // 2, layers) for head in range(heads_per_layer)]
+
+
 def pack_heads(heads: Heads, layers: int, heads_per_layer: int) -> bytes:
     """Alignment heads, pairs of layer and head, as `whisper.model.Whisper.set_alignment_heads` takes them."""
     mask = np.zeros((layers, heads_per_layer), bool)
@@ -151,31 +162,50 @@ def read_variables(path: Path) -> Iterator[tuple[str, Array]]:
     only one is the output layer, which is the embedding.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        position = 0
-
-        def number(code: str) -> int:
-            nonlocal position
-            (value,) = struct.unpack_from(code, data, position)
-            position += struct.calcsize(code)
-            return int(value)
-
-        def string() -> str:
-            nonlocal position
-            size = number("<H")
-            position += size
-            return data[position - size : position - 1].decode()
-
-        number("<I"), string(), number("<I")
-        for _ in range(number("<I")):
-            name = string()
-            shape = [number("<I") for _ in range(number("<B"))]
-            kind, size = number("<B"), number("<I")
+        for name, shape, kind, place in _entries(data):
             if kind not in _CT2_DTYPES:
                 raise ValueError(
                     "only CTranslate2 reads its bfloat16 weights (BACKEND=ctranslate2); other backends need a float16 model"
                 )
-            yield name, np.frombuffer(data[position : position + size], _CT2_DTYPES[kind]).reshape(shape)
-            position += size
+            yield name, np.frombuffer(data[place], _CT2_DTYPES[kind]).reshape(shape)
+
+
+def decoder_size(path: Path) -> tuple[int, int]:
+    """Layers, and heads of each, of the decoder in a CTranslate2 `model.bin`; of its data nothing else is read."""
+    layers, heads = set(), 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for name, _, kind, place in _entries(data):
+            layer = _CT2_LAYER.fullmatch(name)
+            if layer is not None and layer[1] == "decoder":
+                layers.add(layer[2])
+            if name == "decoder/num_heads":
+                heads = int(np.frombuffer(data[place], _CT2_DTYPES[kind])[0])
+    return len(layers), heads
+
+
+def _entries(data: mmap.mmap) -> Iterator[tuple[str, list[int], int, slice]]:
+    """Name, shape, type and place of every variable; the format is `read_variables`'."""
+    position = 0
+
+    def number(code: str) -> int:
+        nonlocal position
+        (value,) = struct.unpack_from(code, data, position)
+        position += struct.calcsize(code)
+        return int(value)
+
+    def string() -> str:
+        nonlocal position
+        size = number("<H")
+        position += size
+        return data[position - size : position - 1].decode()
+
+    number("<I"), string(), number("<I")
+    for _ in range(number("<I")):
+        name = string()
+        shape = [number("<I") for _ in range(number("<B"))]
+        kind, size = number("<B"), number("<I")
+        yield name, shape, kind, slice(position, position + size)
+        position += size
 
 
 def _renamed(name: str, array: Array) -> Iterator[tuple[str, Array]]:

@@ -9,6 +9,7 @@ from pydantic_settings import NoDecode
 
 from predictors.whisper.fallback import Thresholds
 from predictors.whisper.vllm_settings import VllmSettings
+from serving import languages
 from serving.hardware import usable_cores
 
 Backend = Literal["ctranslate2", "openai_whisper", "vllm"]
@@ -42,11 +43,11 @@ class WhisperSettings(VllmSettings):
     vllm_dtype: Annotated[Dtype, BeforeValidator(_dtype_name)] = "auto"
     """The same as DTYPE, by its name in vLLM's services."""
     language_force: str = ""
-    """Language code of every request, whatever it asks for; results echo it. The audio transformer has the same setting,
-    which the chart gives to both. Empty: the request's, or detected."""
+    """Language of every request, whatever it asks for: a code or an English name; results echo it. The audio transformer has
+    the same setting, which the chart gives to both. Empty: the request's, or detected."""
     timestamps: Literal["auto", "none", "segments"] = "auto"
-    """`auto` gives what the request asks for, `none` one segment a window for everybody, from its first word to its last,
-    without times of words, `segments` always segment times."""
+    """`auto` gives what the request asks for, `none` one segment a window for everybody, without times of words, which ends
+    with its last word where the request asks for times, `segments` always segment times."""
     num_threads: int = Field(0, ge=0)
     """CPU threads; 0 takes every core that the container may use."""
     beam_size: int | None = Field(None, ge=1, le=20)
@@ -73,8 +74,8 @@ class WhisperSettings(VllmSettings):
 
     @field_validator("language_force")
     @classmethod
-    def _lower(cls, language: str) -> str:
-        return language.strip().lower()
+    def _code(cls, language: str) -> str:
+        return languages.code(language) or ""
 
     @field_validator("temperatures", mode="before")
     @classmethod

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from predictors.whisper.checkpoint import Heads, alignment_heads
 from predictors.whisper.segments import Vocabulary
 from predictors.whisper.windows import Abilities, Window
 
@@ -94,7 +95,7 @@ class Tokens:
     """Language code by token."""
     vocabulary: Vocabulary
     abilities: Abilities
-    alignment_heads: list[list[int]]
+    alignment_heads: Heads
     """Layer and number of the attention heads that follow the audio."""
     heads: int
     """Attention heads of a decoder layer."""
@@ -152,7 +153,9 @@ class Tokens:
                 lambda text: [token for token in tokenizer.encode(text, add_special_tokens=False) if token < end],
                 config["max_target_positions"],
             ),
-            alignment_heads=generation.get("alignment_heads") or _later_heads(config),
+            alignment_heads=alignment_heads(
+                generation.get("alignment_heads"), config["decoder_layers"], config["decoder_attention_heads"]
+            ),
             heads=config["decoder_attention_heads"],
         )
 
@@ -170,9 +173,3 @@ class Tokens:
 def _json(file: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     return found
-
-
-def _later_heads(config: dict[str, Any]) -> list[list[int]]:
-    """All heads of the later half of the decoder, where a model does not say which: openai-whisper's own default."""
-    layers, heads = config["decoder_layers"], config["decoder_attention_heads"]
-    return [[layer, head] for layer in range(layers // 2, layers) for head in range(heads)]

@@ -4,6 +4,7 @@ Downloads are the libraries' own. Every failure is a ValueError with one sentenc
 """
 
 import json
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,29 @@ def for_ctranslate2(model_id: str) -> Path:
             "preprocessor_config.json`, or set BACKEND=openai_whisper"
         )
     raise ValueError(f"MODEL_ID={model_id} is no CTranslate2 Whisper, it has no {' and no '.join(missing)}{hint}")
+
+
+def with_alignment_heads(folder: Path) -> Path:
+    """A CTranslate2 folder whose config.json says which heads follow the audio: itself, or a mended one in the cache.
+
+    Without, CTranslate2 aligns nothing; with heads that the model has not it ends the process.
+    """
+    config = json.loads((folder / "config.json").read_text()) if (folder / "config.json").is_file() else {}
+    said = config.get("alignment_heads")
+    try:
+        heads = checkpoint.alignment_heads(said, *checkpoint.decoder_size(folder / "model.bin"))
+    except (struct.error, ValueError, LookupError):  # CTranslate2 says what is wrong with the file
+        return folder
+    if heads == said:
+        return folder
+
+    def mend(source: Path, target: Path) -> None:
+        for file in source.iterdir():
+            if file.name != "config.json":
+                (target / file.name).symlink_to(file.resolve())
+        (target / "config.json").write_text(json.dumps({**config, "alignment_heads": heads}))
+
+    return made_of(folder, "whisper-ctranslate2", mend)
 
 
 def for_openai_whisper(model_id: str) -> Checkpoint:

@@ -28,6 +28,14 @@ SENTENCES = [
     ([f"{P}.resources.requests.cpu=4001m"], f"{P}.resources.requests.cpu is 4001m, more than the limit 4"),
     ([f"{T}.resources.requests.cpu=2001m"], f"{T}.resources.requests.cpu is 2001m, more than the limit 2"),
     ([f"{P}.env.DEVICE=cuda"], f"{P}.env.DEVICE is cuda without a GPU: set gpu.profile and gpu.count"),
+    (
+        [f"{P}.env.LANGUAGE_FORCE=fa", f"{T}.env.LANGUAGE_FORCE=de"],
+        f"{T}.env.LANGUAGE_FORCE is de, the predictor's is fa: set {P}.env.LANGUAGE_FORCE alone, both pods get it",
+    ),
+    (
+        [f"{T}.env.LANGUAGE_FORCE=de"],
+        f"{T}.env.LANGUAGE_FORCE is de, the predictor's is empty: set {P}.env.LANGUAGE_FORCE alone, both pods get it",
+    ),
     ([f"{P}.scaling.window=5s"], f"{P}.scaling.window is 5s: Knative takes 6s to 1h"),
     ([f"{T}.scaling.window=60m1s"], f"{T}.scaling.window is 60m1s: Knative takes 6s to 1h"),
     ([f"{P}.scaling.retention=1h1s"], f"{P}.scaling.retention is 1h1s: Knative takes 1h at most"),

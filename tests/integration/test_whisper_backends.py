@@ -1,5 +1,6 @@
 """Both Whisper backends on Whisper-base's real weights and real recordings: their texts, against each other and the library."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -237,7 +238,7 @@ def test_the_warm_up_item_runs(int8: Recogniser) -> None:
     [
         ({"dtype": "float16"}, "DTYPE=float16 is not possible on this cpu; it can do .*int8"),
         ({"dtype": "float16", "backend": "openai_whisper"}, "DTYPE=float16 needs a GPU"),
-        ({"language_force": "klingon"}, "LANGUAGE_FORCE=klingon is not known"),
+        ({"language_force": "ab"}, "LANGUAGE_FORCE=ab is not known"),
     ],
 )
 def test_settings_that_this_machine_or_model_cannot_do(cache: None, settings: dict[str, Any], said: str) -> None:
@@ -252,3 +253,27 @@ def test_files_that_are_no_weights(tmp_path: Path, backend: Any) -> None:
     model_id = str(tmp_path if backend == "ctranslate2" else tmp_path / "model.pt")
     with pytest.raises(ValueError, match=r"MODEL_ID=.* (cannot be loaded|is no checkpoint)"):
         engine(WhisperSettings(model_id=model_id, backend=backend, device="cpu")).load()
+
+
+@pytest.mark.parametrize("backend", ["ctranslate2", "openai_whisper"])
+@pytest.mark.parametrize("heads", [None, [[4, 2], [7, 0], [25, 6]]], ids=["none", "those of large-v3"])
+def test_a_model_without_alignment_heads_of_its_own_loses_no_text(
+    cache: None, tmp_path: Path, backend: Any, heads: list[list[int]] | None
+) -> None:
+    """Smaller models made of a large one may have kept its list."""
+    source = weights.for_ctranslate2("demo:whisper-base")
+    for file in source.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    config = json.loads((source / "config.json").read_text())
+    del config["alignment_heads"]
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps({**config, **({"alignment_heads": heads} if heads else {})}))
+    recogniser = engine(WhisperSettings(model_id=str(tmp_path), backend=backend, device="cpu", beam_size=1))
+    assert isinstance(recogniser, WhisperRecognizer)
+    recogniser.load()
+    (found,) = recognise(recogniser, "en/counting", timestamps="word")
+    recogniser.close()
+    spoken = [word for segment in found.segments for word in segment.words or []]
+    assert len(spoken) == 10
+    assert spoken[-1].end == pytest.approx(3.0, abs=0.5)
+    assert spoken[-1].start - spoken[0].end > 1.5

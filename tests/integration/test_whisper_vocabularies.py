@@ -155,6 +155,13 @@ def test_an_older_folder_says_everything_in_its_config(tmp_path: Path) -> None:
     assert tokens.alignment_heads == [[layer, head] for layer in (3, 4, 5) for head in range(8)]
 
 
+def test_heads_of_a_larger_model_are_not_listened_to(tmp_path: Path) -> None:
+    """Smaller models made of large-v3 may have kept its list: then no head would be watched, and every word be at 0."""
+    made = folder("large-v3", tmp_path)
+    _changed(made / "generation_config.json", lambda content: content.update(alignment_heads=[[5, 3], [25, 6]]))
+    assert Tokens.of(made).alignment_heads == [[layer, head] for layer in (3, 4, 5) for head in range(8)]
+
+
 def test_a_folder_that_says_nothing_of_what_is_not_first(tmp_path: Path) -> None:
     made = folder("multilingual", tmp_path)
     (made / "generation_config.json").unlink()

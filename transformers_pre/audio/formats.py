@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from transformers_pre.audio import languages
+from serving import languages
 from transformers_pre.audio.merge import Transcript, TranscriptSegment
 
 AUDIO_TOKENS_PER_SECOND = 10

@@ -10,10 +10,10 @@ from typing import Annotated, ClassVar, Literal, Self
 import pydantic
 from pydantic import AfterValidator, Field
 
+from serving import languages
 from serving.contracts.asr import MAX_BEAM_SIZE, MAX_BEST_OF, MAX_TEXT, Task
 from serving.errors import InvalidInput
 from serving.uploads.form import Form
-from transformers_pre.audio import languages
 from transformers_pre.audio.source import Source
 from transformers_pre.audio.transcribe import TranscriptionRequest
 

@@ -106,7 +106,7 @@ def without_repeated_start(left: Sequence[Segment], right: Sequence[Segment]) ->
     """`right` without the two or more words that `left` ends and `right` begins with.
 
     For a stretch that was decoded again because the times of `left` ended early, when its text did not. Words whose times lie
-    further apart than times may be off were said twice.
+    further apart than times may be off were said twice; of a side without times of words they are spread over its segments.
     """
     right_units = [_units(segment, ()) for segment in right]
     tail, head = [unit for segment in left for unit in _units(segment, ())], _flat(right_units)
@@ -118,7 +118,7 @@ def without_repeated_start(left: Sequence[Segment], right: Sequence[Segment]) ->
 def _is_repeated(first: Sequence[_Unit], second: Sequence[_Unit]) -> bool:
     return all(
         one.key == other.key
-        and (one.word is None or other.word is None or abs(one.middle - other.middle) <= SLACK_SECONDS)
+        and abs(one.middle - other.middle) <= (SLACK_SECONDS if one.word and other.word else _SPREAD_TOLERANCE)
         for one, other in zip(first, second, strict=True)
     )
 

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from transformers_pre.audio import languages
+from serving import languages
 from transformers_pre.audio.recording_settings import RecordingSettings
 from transformers_pre.audio.split import SplitLimits
 from transformers_pre.audio.wire import SAMPLE_RATE

@@ -105,12 +105,13 @@ class LiveTranscription:
         tell: Callable[[Update], Awaitable[None]],
     ):
         self._transcriber = transcriber
-        self._options = options.model_copy(update={"timestamps": "word"})
+        language = transcriber.language(options.language)
+        self._options = options.model_copy(update={"timestamps": "word", "language": language})
         self._headers = headers
         self._settings = settings
         self._limits = limits
         self._tell = tell
-        self._language = SpokenLanguage(transcriber.language(options.language))
+        self._language = SpokenLanguage(language)
         self._blocks: Inlet[Samples] = Inlet(_BLOCKS_WAITING)
         self._partials = _Partials(self._ask_partial, tell, settings.stream_partial_seconds)
         self._model = transcriber.model_name

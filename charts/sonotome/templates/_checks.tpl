@@ -4,6 +4,7 @@
 {{- include "sonotome.check.transformer" . -}}
 {{- include "sonotome.check.nulls" . -}}
 {{- include "sonotome.check.mode" . -}}
+{{- include "sonotome.check.language" . -}}
 {{- include "sonotome.check.weights" . -}}
 {{- include "sonotome.check.gpu" . -}}
 {{- include "sonotome.check.fastStart" . -}}
@@ -49,6 +50,15 @@
 {{- if kindIs "invalid" $at -}}
 {{- fail (printf "models.%s.%s has no value: null took its default away" $.name $path) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Silence would be answered in another language than speech. */}}
+{{- define "sonotome.check.language" -}}
+{{- $own := dig "transformer" "env" "LANGUAGE_FORCE" "" .model | toString -}}
+{{- $predictors := dig "predictor" "env" "LANGUAGE_FORCE" "" .model | toString -}}
+{{- if and $own (ne $own $predictors) -}}
+{{- fail (printf "models.%s.transformer.env.LANGUAGE_FORCE is %s, the predictor's is %s: set models.%s.predictor.env.LANGUAGE_FORCE alone, both pods get it" .name $own ($predictors | default "empty") .name) -}}
 {{- end -}}
 {{- end -}}
 

@@ -59,7 +59,7 @@ class CTranslate2Backend:
         from faster_whisper.feature_extractor import FeatureExtractor  # noqa: PLC0415
 
         self.device = choose_device(self._settings.device, ctranslate2.get_cuda_device_count() > 0, "CTranslate2")
-        folder = weights.for_ctranslate2(self._settings.model_id)
+        folder = weights.with_alignment_heads(weights.for_ctranslate2(self._settings.model_id))
         threads = self._settings.threads()
         self.workers = 2 if self.device == "cpu" and threads > 1 else 1
         try:

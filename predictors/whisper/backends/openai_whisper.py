@@ -10,7 +10,7 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from predictors.whisper import weights
-from predictors.whisper.checkpoint import pack_heads
+from predictors.whisper.checkpoint import alignment_heads, pack_heads
 from predictors.whisper.fallback import Decoding
 from predictors.whisper.segments import Span, Vocabulary
 from predictors.whisper.settings import WhisperSettings
@@ -186,5 +186,6 @@ def _model(checkpoint: weights.Checkpoint, model_id: str, device: str) -> "Whisp
         raise ValueError(f"MODEL_ID={model_id} is no checkpoint of openai-whisper") from None
     if checkpoint.alignment_heads:
         dims = model.dims
-        model.set_alignment_heads(pack_heads(checkpoint.alignment_heads, dims.n_text_layer, dims.n_text_head))
+        size = dims.n_text_layer, dims.n_text_head
+        model.set_alignment_heads(pack_heads(alignment_heads(checkpoint.alignment_heads, *size), *size))
     return model

@@ -1,11 +1,13 @@
 """LANGUAGE_FORCE of the transformer: it wins over every request, and answers tell it, whether or not anybody speaks."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 
-from tests.streams import RATE
+from tests.streams import RATE, connected, pcm16
 from tests.unit.audio.live import SPEECH, LivePod, heard, live_pod
 from transformers_pre.audio.settings import AudioSettings
 from transformers_pre.audio.source import Waveform
@@ -17,7 +19,7 @@ SILENCE = np.zeros(2 * RATE, np.float32)
 @pytest.fixture
 async def forced() -> AsyncIterator[LivePod]:
     """Both pods; only the transformer's setting is there."""
-    async with live_pod(language_force="Persian") as found:
+    async with live_pod(language_force="Persian", stream_partial_seconds=0.5) as found:
         yield found
 
 
@@ -41,6 +43,18 @@ async def test_recordings(forced: LivePod, samples: np.ndarray, asked: str | Non
 async def test_live_audio(forced: LivePod) -> None:
     languages = asked_for(forced)
     await heard(forced, SPEECH, language="en")
+    assert languages == {"fa"}
+
+
+async def test_partial_texts_of_live_audio(forced: LivePod) -> None:
+    languages = asked_for(forced)
+    partial = False
+    async with connected(forced.url("/vosk"), {"sample_rate": RATE}) as socket:
+        for block in np.split(SPEECH[: len(SPEECH) // 3200 * 3200], len(SPEECH) // 3200):
+            await socket.send(pcm16(block))
+            partial = partial or bool(json.loads(await socket.recv()).get("partial"))
+            await asyncio.sleep(0.01)  # while the predictor answers
+    assert partial
     assert languages == {"fa"}
 
 

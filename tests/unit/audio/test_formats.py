@@ -14,8 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from serving import languages
 from serving.contracts.asr import Word
-from transformers_pre.audio import formats, languages
+from transformers_pre.audio import formats
 from transformers_pre.audio.merge import Transcript, TranscriptSegment
 from transformers_pre.audio.routes.events import event
 

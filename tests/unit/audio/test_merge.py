@@ -202,7 +202,7 @@ def test_a_second_reading_follows_the_first() -> None:
 
 
 def test_a_second_reading_does_not_repeat_the_first() -> None:
-    first = result((0, 20, " It was what can I say"))
+    first = result((17, 20, " It was what can I say"))
     again = result((0, 4, " Can I say? That is all."))
     assert merge.with_redecoded(first, 20.0, again).text == " It was what can I say That is all."
     assert merge.with_redecoded(first, 20.0, result((0, 4, " Say what?"))).text == " It was what can I say Say what?"
@@ -221,6 +221,12 @@ def test_what_is_said_twice_is_no_repetition() -> None:
     assert again.text == " All right All right"
     assert [segment.start for segment in again.segments] == [0, 2.1]
     assert merge.with_redecoded(saying(0), 0.5, saying(0)).text == " All right"  # the times of one, a little off
+
+
+def test_what_is_said_twice_is_no_repetition_without_times_of_words_either() -> None:
+    first, again = result((8, 10, " All is well. All right")), result((0, 1, " All right"))
+    assert merge.with_redecoded(first, 14.0, again).text == " All is well. All right All right"
+    assert merge.with_redecoded(first, 10.0, again).text == first.text
 
 
 def test_a_second_reading_reaches_the_transcript() -> None:

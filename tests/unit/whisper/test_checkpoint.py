@@ -65,3 +65,25 @@ def test_alignment_heads_are_those_that_openai_whisper_unpacks() -> None:
     model = Whisper(ModelDimensions(**{**tiny.DIMENSIONS, "n_text_layer": 2}))
     model.set_alignment_heads(checkpoint.pack_heads([[0, 1], [1, 0]], layers=2, heads_per_layer=tiny.HEADS))
     assert model.alignment_heads.indices().T.tolist() == [[0, 1], [1, 0]]
+
+
+LATER_HALF = [[2, 0], [2, 1], [3, 0], [3, 1]]
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ([[0, 1], [3, 0]], [[0, 1], [3, 0]]),
+        ([], LATER_HALF),
+        (None, LATER_HALF),
+        ([[0, 1], [4, 0]], LATER_HALF),  # four layers
+        ([[0, 1], [3, 2]], LATER_HALF),  # of two heads
+    ],
+)
+def test_heads_that_a_decoder_has_not_are_another_models(said: Any, found: list[list[int]]) -> None:
+    assert checkpoint.alignment_heads(said, 4, 2) == found
+
+
+def test_the_size_of_a_ctranslate2_decoder(tmp_path: Path) -> None:
+    tiny.write_ctranslate2(tmp_path, tiny.ctranslate2_variables(tiny.openai_state()))
+    assert checkpoint.decoder_size(tmp_path / "model.bin") == (1, tiny.HEADS)

@@ -1,10 +1,12 @@
 """MODEL_ID to folders and checkpoints, the cache that they are made in, and one sentence for what cannot be used."""
 
+import json
 import multiprocessing
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,6 +152,30 @@ def test_a_ctranslate2_folder_is_converted_once_for_each_state(tmp_path: Path) -
     os.utime(source / "model.bin", ns=(1, 1))
     assert weights.for_openai_whisper(str(source)) != found
     assert Path(found.name).name == checkpoint.MODEL
+
+
+@pytest.mark.parametrize(
+    "config", [None, {}, {"alignment_heads": [[0, 1], [7, 0]]}], ids=["no file", "none", "another model's"]
+)
+def test_a_ctranslate2_folder_without_heads_of_its_own_gets_them(tmp_path: Path, config: Any) -> None:
+    source = tmp_path / "source"
+    tiny.write_ctranslate2(source, tiny.ctranslate2_variables(tiny.openai_state()))
+    assert weights.with_alignment_heads(source) == source
+    (source / "config.json").unlink()
+    if config is not None:
+        (source / "config.json").write_text(json.dumps({"lang_ids": [1], **config}))
+    found = weights.with_alignment_heads(source)
+    assert found != source
+    assert (found / "model.bin").samefile(source / "model.bin")
+    said = json.loads((found / "config.json").read_text())
+    assert said == {"alignment_heads": [[0, 0], [0, 1]], **({"lang_ids": [1]} if config is not None else {})}
+    assert weights.with_alignment_heads(source) == found
+
+
+@pytest.mark.parametrize("content", [b"", b"no model"])
+def test_a_damaged_file_is_left_to_ctranslate2(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.bin").write_bytes(content)
+    assert weights.with_alignment_heads(tmp_path) == tmp_path
 
 
 @pytest.mark.parametrize("find", ["for_ctranslate2", "for_openai_whisper"])

@@ -15,11 +15,11 @@ import pydantic
 from fastapi import APIRouter, WebSocket
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from serving import languages
 from serving.contracts.asr import MAX_TEXT, AsrOptions
 from serving.dialects import openai_body
 from serving.errors import InvalidInput, ServingError
 from serving.threads import from_base64
-from transformers_pre.audio import languages
 from transformers_pre.audio.merge import TranscriptSegment
 from transformers_pre.audio.pcm import RATES
 from transformers_pre.audio.routes.live import Conversation, LiveChannels, LiveConnections, Outbox, json_object

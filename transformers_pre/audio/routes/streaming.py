@@ -10,11 +10,12 @@ from typing import Any
 from fastapi import APIRouter, Request, WebSocket
 from pydantic import BaseModel, ConfigDict
 
+from serving import languages
 from serving.contracts.asr import AsrOptions
 from serving.errors import InvalidInput, ServingError
 from serving.middleware import unless_disconnected
 from serving.uploads.fetch import fetch
-from transformers_pre.audio import formats, languages
+from transformers_pre.audio import formats
 from transformers_pre.audio.container_stream import ContainerPool
 from transformers_pre.audio.merge import TranscriptSegment
 from transformers_pre.audio.pcm import sample_rate
