@@ -14,9 +14,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from serving import errors
-from serving.errors import ServingError
+from serving.errors import ServingError, shortened
 
 Render = Callable[[ServingError], dict[str, Any]]
+_MOST = 200  # characters of what other code says: it repeats what a client sent, a model's name say, at any length
 
 
 def kserve_body(error: ServingError) -> dict[str, Any]:
@@ -63,11 +64,11 @@ def from_exception(error: BaseException) -> ServingError | None:
         case ServingError():
             known: ServingError | None = error
         case kserve_errors.ModelNotFound():
-            known = errors.NotFound(str(error.reason), code="model_not_found", param="model")
+            known = errors.NotFound(shortened(str(error.reason), _MOST), code="model_not_found", param="model")
         case kserve_errors.ModelNotReady() | kserve_errors.ServerNotReady():
             known = errors.Overloaded("the model is not ready", code="model_not_ready")
         case kserve_errors.InvalidInput():
-            known = errors.InvalidInput(str(error.reason))
+            known = errors.InvalidInput(shortened(str(error.reason), _MOST))
         case RequestValidationError():
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"][1:])
@@ -75,7 +76,7 @@ def from_exception(error: BaseException) -> ServingError | None:
         case HTTPException(__cause__=ServingError() as cause):
             known = cause  # FastAPI makes a 400 of whatever stops it reading a form, the body limit too
         case HTTPException(status_code=status) if status < 500:
-            known = errors.BY_STATUS.get(status, errors.InvalidInput)(str(error.detail))
+            known = errors.BY_STATUS.get(status, errors.InvalidInput)(shortened(str(error.detail), _MOST))
         case ClientDisconnect():
             known = errors.InvalidInput("the connection ended before the request did", code="client_disconnected")
         case TimeoutError():

@@ -15,12 +15,38 @@
 
 Raise these anywhere in a pod; `serving.dialects` turns them into the body of the route's dialect, and KServe's gRPC
 interceptor reads `status_code` and `details` (they are the attributes of `grpc_interceptor`'s exception, the base class).
+What a client sent goes into a message by `shown` or `shortened` only.
 """
 
 from typing import ClassVar
 
 from grpc import StatusCode
 from grpc_interceptor.exceptions import GrpcException
+
+_MOST_PARAM = 200  # characters of a field's name that are repeated; it may be the client's own
+
+
+def shortened(text: str, most: int = 40) -> str:
+    """`text`; of one that has more than `most` characters so many, and an ellipsis."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def shown(value: object, most: int = 40) -> str:
+    """A client's value for a message: text in quotes and shortened, numbers as they are, and of all else the kind alone.
+
+    Python's own `repr` would repeat any length of it, and raises RecursionError for JSON that is nested deep enough.
+    """
+    match value:
+        case str():
+            return repr(shortened(value, most))
+        case None | bool() | int() | float():
+            return str(value)
+        case list() | tuple():
+            return "a list"
+        case dict():
+            return "an object"
+        case _:
+            return type(value).__name__
 
 
 class ServingError(GrpcException):  # type: ignore[misc]  # the base ships no types
@@ -29,7 +55,7 @@ class ServingError(GrpcException):  # type: ignore[misc]  # the base ships no ty
     Args:
         message: what was wrong, what is accepted, and the limit that was hit. Never an address, a path or a traceback.
         code: a stable, machine-readable word for the case, e.g. "audio_too_long"; the class's own by default.
-        param: the request field at fault, in the client's own spelling.
+        param: the request field at fault, in the client's own spelling; shortened.
         retry_after: seconds after which the same request may succeed; sent as the Retry-After header.
     """
 
@@ -44,7 +70,7 @@ class ServingError(GrpcException):  # type: ignore[misc]  # the base ships no ty
         super().__init__(details=message)
         self.message = message
         self.code = code or self.default_code
-        self.param = param
+        self.param = None if param is None else shortened(param, _MOST_PARAM)
         self.retry_after = retry_after
 
     def __str__(self) -> str:

@@ -18,7 +18,7 @@ from kserve.protocol.infer_type import RequestedOutput, to_http_parameters
 from kserve.utils.numpy_codec import from_np_dtype, to_np_dtype
 
 from serving import NAME, VERSION
-from serving.errors import InvalidInput
+from serving.errors import InvalidInput, shortened, shown
 
 JSON_LENGTH = "inference-header-content-length"
 """Length of the JSON part of a body whose tensors follow it; the binary-tensor extension's header."""
@@ -49,7 +49,7 @@ def tensors(message: InferRequest | InferResponse) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     for item in items:
         if item.name in arrays:
-            raise InvalidInput(f"tensor {item.name!r} is there twice", param=item.name)
+            raise InvalidInput(f"tensor {shown(item.name)} is there twice", param=item.name)
         arrays[item.name] = _array(item)
     return arrays
 
@@ -71,7 +71,9 @@ def _array(item: InferInput | InferOutput) -> Array:
             flat = np.frombuffer(raw, dtype) if raw is not None else _read_numbers(item.data, dtype)
         return flat.reshape(shape)
     except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidInput(f"tensor {name!r} is not {item.datatype} {shape}: {error}", param=name) from None
+        raise InvalidInput(
+            f"tensor {shown(name)} is not {item.datatype} {shape}: {shortened(str(error), 200)}", param=name
+        ) from None
 
 
 def _read_numbers(data: Any, dtype: np.dtype[Any]) -> Array:
@@ -144,7 +146,7 @@ def response(
         raise InvalidInput("an output is asked for twice", param="outputs")
     for name in wanted:
         if name not in arrays:
-            raise InvalidInput(f"output {name!r} is not there, there are: {', '.join(arrays)}", param="outputs")
+            raise InvalidInput(f"output {shown(name)} is not there, there are: {', '.join(arrays)}", param="outputs")
     outputs = []
     for name in wanted:
         array = arrays[name]
@@ -266,7 +268,8 @@ def _json_data(item: InferInput | InferOutput) -> Any:
         return [row.decode() for row in array]
     except UnicodeDecodeError:
         raise InvalidInput(
-            f"output {item.name!r} is not text: ask for it as binary (parameters.binary_data = true)", param="outputs"
+            f"output {shown(item.name)} is not text: ask for it as binary (parameters.binary_data = true)",
+            param="outputs",
         ) from None
 
 
@@ -280,7 +283,9 @@ class _Tail:
     def take(self, name: str, size: int) -> memoryview:
         left = len(self._view) - self._start
         if not 0 <= size <= left:
-            raise InvalidInput(f"tensor {name!r} says {size} binary bytes, {left} are left in the body", param=name)
+            raise InvalidInput(
+                f"tensor {shown(name)} says {size} binary bytes, {left} are left in the body", param=name
+            )
         part = self._view[self._start : self._start + size]
         self._start += size
         return part
@@ -317,15 +322,16 @@ def _read_tensor(item: Any, tail: _Tail, cls: type[InferInput] | type[InferOutpu
     tensor = cls(name, shape, datatype, data=item.get("data"), parameters=parameters or None)
     if size is not None:
         if isinstance(size, bool) or not isinstance(size, int):
-            raise InvalidInput(f"tensor {name!r}: binary_data_size must be a whole number", param=name)
+            raise InvalidInput(f"tensor {shown(name)}: binary_data_size must be a whole number", param=name)
         tensor._raw_data = tail.take(name, size)
     elif item.get("data") is None:
-        raise InvalidInput(f"tensor {name!r} has neither 'data' nor 'binary_data_size'", param=name)
+        raise InvalidInput(f"tensor {shown(name)} has neither 'data' nor 'binary_data_size'", param=name)
     if size is not None and datatype != "BYTES":
         needed = math.prod(shape or []) * dtype.itemsize
         if needed != size:
             raise InvalidInput(
-                f"tensor {name!r} of {datatype} {shape} needs {needed} bytes, binary_data_size says {size}", param=name
+                f"tensor {shown(name)} of {datatype} {shape} needs {needed} bytes, binary_data_size says {size}",
+                param=name,
             )
     return tensor
 
@@ -333,7 +339,7 @@ def _read_tensor(item: Any, tail: _Tail, cls: type[InferInput] | type[InferOutpu
 def _dtype(name: str, datatype: Any) -> np.dtype[Any]:
     known = to_np_dtype(datatype) if isinstance(datatype, str) else None
     if known is None:
-        raise InvalidInput(f"tensor {name!r} has the unknown datatype {datatype!r}", param=name)
+        raise InvalidInput(f"tensor {shown(name)} has the unknown datatype {shown(datatype)}", param=name)
     dtype: np.dtype[Any] = np.dtype(known)
     return dtype
 
@@ -344,7 +350,9 @@ def _check_shape(name: str, shape: Any) -> None:
         or len(shape) > MAX_RANK
         or not all(isinstance(size, int) and not isinstance(size, bool) and 0 <= size < 2**40 for size in shape)
     ):
-        raise InvalidInput(f"tensor {name!r} needs a 'shape': a list of at most {MAX_RANK} whole numbers", param=name)
+        raise InvalidInput(
+            f"tensor {shown(name)} needs a 'shape': a list of at most {MAX_RANK} whole numbers", param=name
+        )
 
 
 def _list(head: dict[str, Any], key: str) -> Iterator[Any]:

@@ -19,11 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from serving import v2
 from serving.contracts import audio
 from serving.contracts.parameters import options_from, v1_parameters
-from serving.errors import InvalidInput
+from serving.errors import ServingError
 
 NAME = "asr/1"
 MAX_TEXT = 4000
 """Characters of a prompt or of hotwords; Whisper reads 224 tokens, about a thousand."""
+MAX_LANGUAGE = 64
+"""Characters of a language's code; refusals repeat it."""
 MAX_BEAM_SIZE = 20
 """Beams of a search; memory and time grow with them, accuracy ends growing at about five."""
 MAX_BEST_OF = 20
@@ -44,7 +46,7 @@ class AsrOptions(BaseModel):
 
     sample_rate: int = Field(16000, gt=0)
     """Samples per second of `AUDIO`."""
-    language: str | None = None
+    language: str | None = Field(None, max_length=MAX_LANGUAGE)
     """ISO-639-1 code of the speech; None lets the model detect it."""
     task: Task = "transcribe"
     """`translate` gives English text whatever the language."""
@@ -166,7 +168,7 @@ def read_response(response: InferResponse) -> list[AsrResult]:
     """The results in a predictor's V2 response. Raises ValueError when it does not keep the contract."""
     try:
         found = v2.tensors(response).get("RESULT")
-    except InvalidInput as error:  # the predictor's fault, not the client's: it must not become a 400
+    except ServingError as error:  # the predictor's fault, not the client's: it must not become a 400
         raise ValueError(error.message) from None
     if found is None:
         raise ValueError("the predictor's response has no output 'RESULT'")

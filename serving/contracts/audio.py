@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving import v2
-from serving.errors import InvalidInput, TooLarge
+from serving.errors import InvalidInput, TooLarge, shortened
 from serving.threads import from_base64
 
 MAX_WINDOWS = 4096
@@ -88,7 +88,8 @@ def _v1_samples(instance: Any, where: str) -> Samples:
             raise ValueError("it must be one channel of finite numbers")
     except (ValueError, TypeError) as error:
         raise InvalidInput(
-            f"{where}.audio must be mono samples in [-1, 1]: a list of numbers, or {{'b64': float32 little-endian}}; {error}",
+            f"{where}.audio must be mono samples in [-1, 1]: a list of numbers, or {{'b64': float32 little-endian}}; "
+            f"{shortened(str(error), 200)}",
             param=f"{where}.audio",
         ) from None
     return samples

@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from serving import v2
 from serving.contracts.ct_volume import SHAPE
 from serving.contracts.parameters import options_from, v1_parameters
-from serving.errors import InvalidInput, TooLarge
+from serving.errors import InvalidInput, ServingError, TooLarge, shown
 from serving.threads import from_base64
 
 NAME = "ct/1"
@@ -67,7 +67,7 @@ class CtOptions(BaseModel):
     def _known(cls, value: str) -> str:
         unknown = sorted({name.strip() for name in value.split(",") if name.strip()} - {*HEADS, RISK})
         if unknown:
-            raise ValueError(f"{unknown[0]!r} is no head, there are: {', '.join([*HEADS, RISK])}")
+            raise ValueError(f"{shown(unknown[0])} is no head, there are: {', '.join([*HEADS, RISK])}")
         return value
 
     @property
@@ -300,7 +300,7 @@ def read_response(response: InferResponse) -> list[CtResult]:
     """The one result in a predictor's V2 response. Raises ValueError when it does not keep the contract."""
     try:
         arrays = v2.tensors(response)
-    except InvalidInput as error:  # the predictor's fault, not the client's: it must not become a 400
+    except ServingError as error:  # the predictor's fault, not the client's: it must not become a 400
         raise ValueError(error.message) from None
     extra = {output.name: output.parameters or {} for output in response.outputs}
     scores = {head: _scores(arrays[name], extra[name]) for head, name in HEADS.items() if name in arrays}

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 import pydantic
 from pydantic import BaseModel
 
-from serving.errors import InvalidInput
+from serving.errors import InvalidInput, shown
 
 O = TypeVar("O", bound=BaseModel)  # noqa: E741
 
@@ -15,7 +15,7 @@ def options_from(parameters: dict[str, Any], model: type[O], contract: str) -> O
     spoken = parameters.get("contract", contract)
     if spoken != contract:
         raise InvalidInput(
-            f"contract {spoken!r} is not spoken here, this predictor speaks {contract!r}",
+            f"contract {shown(spoken)} is not spoken here, this predictor speaks {contract!r}",
             code="unknown_contract",
             param="contract",
         )
@@ -24,7 +24,8 @@ def options_from(parameters: dict[str, Any], model: type[O], contract: str) -> O
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput(f"parameter {field!r}: {first['msg']}", param=field) from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InvalidInput(f"parameter {field!r}: {reason}", param=field) from None
 
 
 def v1_parameters(body: dict[str, Any]) -> dict[str, Any]:

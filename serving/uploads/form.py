@@ -10,7 +10,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 
-from serving.errors import InvalidInput
+from serving.errors import InvalidInput, shortened, shown
 from serving.uploads import multipart
 from serving.uploads.multipart import Fields, FormLimits, Upload
 
@@ -102,7 +102,5 @@ def _refusal(error: pydantic.ValidationError, sent_as: dict[str, str], private: 
     first = error.errors()[0]
     name = sent_as[str(first["loc"][0])]
     reason = first["msg"].removeprefix("Value error, ")
-    value = str(first["input"])
-    shown = value if len(value) <= 40 else value[:40] + "…"
-    told = "" if first["loc"][0] in private else f" (got '{shown}')"
-    return InvalidInput(f"{name}: {reason}{told}", code="unsupported_value", param=name)
+    told = "" if first["loc"][0] in private else f" (got {shown(first['input'])})"
+    return InvalidInput(f"{shortened(name)}: {reason}{told}", code="unsupported_value", param=name)

@@ -12,7 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from serving.errors import InvalidInput, TooLarge
+from serving.errors import InvalidInput, TooLarge, shown
 from serving.uploads.spool import Spool, too_large
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class _Form:
         limit = self._limits.max_field_bytes
         if len(self._text) + end - start > limit:
             raise TooLarge(
-                f"the field '{self._name}' has more than {limit} bytes, the limit here (MAX_FORM_FIELD_BYTES); a file goes "
+                f"the field {shown(self._name)} has more than {limit} bytes, the limit here (MAX_FORM_FIELD_BYTES); a file goes "
                 f"in the field '{FILE}'",
                 code="field_too_large",
                 param=self._name,
@@ -205,7 +205,7 @@ class _Form:
         if self._name == FILE:
             self.parts.append(range(self._file_start, self._spool.size))
         else:
-            self.fields.setdefault(self._name, []).append(_utf8(self._text, f"the field '{self._name}'"))
+            self.fields.setdefault(self._name, []).append(_utf8(self._text, f"the field {shown(self._name)}"))
 
     def _end(self) -> None:
         self._ended = True

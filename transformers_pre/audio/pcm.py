@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from serving.errors import InvalidInput
+from serving.errors import InvalidInput, shown
 from transformers_pre.audio.wire import SAMPLE_RATE
 
 Samples = npt.NDArray[np.float32]
@@ -83,7 +83,7 @@ def sample_rate(value: object, default: int) -> int:
         rate = math.nan
     if rate not in RATES:
         raise InvalidInput(
-            f"sample_rate must be a whole number from {RATES[0]} to {RATES[-1]}, got {str(value)[:20]!r}",
+            f"sample_rate must be a whole number from {RATES[0]} to {RATES[-1]}, got {shown(value, 20)}",
             code="unsupported_value",
             param="sample_rate",
         )

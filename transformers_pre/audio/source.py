@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from serving.errors import InvalidInput, TooLarge
+from serving.errors import InvalidInput, TooLarge, shown
 from transformers_pre.audio.media import SAMPLE_RATE, DecodedAudio, DecoderPool
 
 SAMPLE_RATES = range(4_000, 192_001)
@@ -68,7 +68,7 @@ def sample_rate(value: Any) -> int:
         rate = 0
     if rate not in SAMPLE_RATES:
         accepted = f"{SAMPLE_RATES[0]} to {SAMPLE_RATES[-1]} Hz"
-        raise InvalidInput(f"sample_rate must be {accepted}, got {str(value)[:20]}", param="sample_rate")
+        raise InvalidInput(f"sample_rate must be {accepted}, got {shown(value, 20)}", param="sample_rate")
     return rate
 
 

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field, model_validator
 
 from serving.contracts.caption import MAX_CAPTIONS, MAX_TOKENS
-from serving.errors import InvalidInput
+from serving.errors import InvalidInput, shown
 from serving.middleware import unless_disconnected
 from serving.routes import JsonLimit
 from serving.uploads.form import json_openapi
@@ -125,7 +125,7 @@ def audio_part(messages: Any) -> tuple[Any, str]:
     kinds = [part.get("type") if isinstance(part, dict) else None for part in parts]
     if unknown := [kind for kind in kinds if kind not in ("text", "input_audio")]:
         raise InvalidInput(
-            f"{where} has a part of the type {str(unknown[0])[:40]!r}, 'text' and 'input_audio' are accepted",
+            f"{where} has a part of the type {shown(unknown[0])}, 'text' and 'input_audio' are accepted",
             param=where,
         )
     if kinds.count("input_audio") != 1:
