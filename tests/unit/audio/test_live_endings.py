@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import websockets
 from starlette.websockets import WebSocket
 
-from serving.errors import ServingError
+from serving.errors import InvalidInput, ServingError
 from serving.middleware import Drain
 from tests.streams import EOF, RATE, answers, chunk, connected, pcm16, realtime, send
 from tests.unit.audio.live import SPEECH, LivePod, live_pod
@@ -77,6 +78,48 @@ async def test_a_message_of_very_many_values_is_not_parsed(pod: LivePod, path: s
         *_, last = await answers(socket)
         assert "10000 values and names (STREAM_MAX_MESSAGE_VALUES)" in str(last["error"])
         assert socket.close_code == 1009
+
+
+def _nested(levels: int) -> str:
+    return "[" * levels + "]" * levels
+
+
+@pytest.mark.parametrize(
+    ("path", "messages", "says"),
+    [
+        ("/ws", ['{"config": {"language": %s}}', b"ab"], "ISO-639-1"),
+        ("/ws", ['{"config": {"channels": %s}}', b"ab"], "channels must be 1 or more, got a list"),
+        ("/ws", ['{"config": {"audio_format": %s}}', b"ab"], "or container, got a list"),
+        ("/ws", ['{"config": {"sample_rate": %s}}', b"ab"], "to 192000, got a list"),
+        ("/vosk", ['{"config": {"audio_format": %s}}'], "or container, got a list"),
+        ("/vosk", ['{"config": {"sample_rate": %s}}'], "to 192000, got a list"),
+    ],
+)
+async def test_a_nested_value_is_refused_as_any_other(pod: LivePod, path: str, messages: list[Any], says: str) -> None:
+    async with connected(pod.url(path)) as socket:
+        for message in messages:
+            await socket.send(message.replace("%s", _nested(990)) if isinstance(message, str) else message)
+        (answer,) = await answers(socket)
+        assert (says in answer["error"], socket.close_code) == (True, 1007)
+
+
+@pytest.mark.parametrize(
+    ("event", "says"),
+    [
+        (f'{{"type": "x", "event_id": {_nested(260)}}}', "the event type 'x'"),  # more levels than an answer can have
+        (json.dumps({"type": "x", "event_id": "x" * 1000}), "the event type 'x'"),
+        (f'{{"type": {_nested(990)}}}', "the event type a list"),
+    ],
+    ids=["nested id", "long id", "nested type"],
+)
+async def test_openais_client_is_told_of_an_event_whose_id_is_none(pod: LivePod, event: str, says: str) -> None:
+    async with connected(pod.url("/v1/realtime")) as socket, asyncio.timeout(20):
+        await socket.recv()
+        await socket.send(event)
+        error = json.loads(await socket.recv())["error"]
+        assert (says in error["message"], error["event_id"]) == (True, None)
+        await socket.send('{"type": "input_audio_buffer.clear"}')
+        assert json.loads(await socket.recv())["type"] == "input_audio_buffer.cleared"
 
 
 class Echo(Conversation):
@@ -156,6 +199,27 @@ async def test_a_client_that_sends_without_end_does_not_keep_a_pod_that_stops() 
     await asyncio.wait_for(LiveConnections(AudioSettings(model_name="speech"), drain).serve(socket, endless), 10)
     assert endless.finished
     assert sent[-1]["code"] == 1012
+
+
+async def test_a_fault_of_ours_is_logged_once_and_ends_the_connection_in_order(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(Echo):
+        async def text(self, message: str) -> None:
+            if message == "mistake":
+                raise InvalidInput("a client's mistake")
+            raise RecursionError
+
+        async def failed(self, error: ServingError) -> None:
+            raise RuntimeError
+
+    for message in ("fault", "mistake"):
+        caplog.clear()
+        sent: list[Any] = []
+        socket = scripted(client_messages(message), sent)
+        await LiveConnections(AudioSettings(model_name="speech"), Drain()).serve(socket, Broken(Outbox(socket)))
+        assert (sent[-1]["type"], sent[-1]["code"], sent[-1]["reason"]) == ("websocket.close", 1011, "internal_error")
+        assert [record.message for record in caplog.records] == ["unhandled error in a live connection"]
 
 
 async def test_a_client_that_vanished_is_not_written_to_again() -> None:

@@ -307,11 +307,17 @@ class LiveConnections:
 
     async def _converse(self, socket: WebSocket, conversation: Conversation) -> tuple[int, str]:
         try:
-            await conversation.greet()
-            return await self._listen(socket, conversation)
-        except ServingError as error:
-            await conversation.failed(error)
-            return next((code for kind, code in _CODES if isinstance(error, kind)), SERVER_ERROR), error.code
+            try:
+                await conversation.greet()
+                return await self._listen(socket, conversation)
+            except ServingError as error:
+                await conversation.failed(error)
+                return next((code for kind, code in _CODES if isinstance(error, kind)), SERVER_ERROR), error.code
+        except WebSocketDisconnect:
+            raise
+        except Exception:  # left to the server, it would end the connection without a close frame
+            logger.exception("unhandled error in a live connection")
+            return SERVER_ERROR, ServingError.default_code
 
     async def _listen(self, socket: WebSocket, conversation: Conversation) -> tuple[int, str]:
         idle = self._settings.stream_idle_seconds

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from serving import languages
 from serving.contracts.asr import MAX_TEXT, AsrOptions
 from serving.dialects import openai_body
-from serving.errors import InvalidInput, ServingError
+from serving.errors import InvalidInput, ServingError, shown
 from serving.threads import from_base64
 from transformers_pre.audio.merge import TranscriptSegment
 from transformers_pre.audio.pcm import RATES
@@ -29,6 +29,7 @@ from transformers_pre.audio.transcribe import Transcriber
 
 _OPENAI_RATE = 24_000
 _PROTOCOL = "realtime"
+_MOST_EVENT_ID = 512  # characters, as OpenAI has it
 
 
 class _Fields(BaseModel):
@@ -129,7 +130,7 @@ class RealtimeConversation(Conversation):
                 await self._clear()
             case other:
                 raise InvalidInput(
-                    f"the event type {str(other)[:60]!r} is not known here; known are session.update and "
+                    f"the event type {shown(other, 60)} is not known here; known are session.update and "
                     "input_audio_buffer.append, .commit and .clear",
                     param="type",
                 )
@@ -275,6 +276,8 @@ class RealtimeConversation(Conversation):
         await self._send(f"{prefix}.completed", transcript=text, usage=usage, **place)
 
     async def _error(self, error: ServingError, event_id: Any) -> None:
+        if not isinstance(event_id, str) or len(event_id) > _MOST_EVENT_ID:
+            event_id = None  # what is no id is not repeated
         await self._send("error", error={**openai_body(error)["error"], "event_id": event_id})
 
     async def _send(self, kind: str, **fields: Any) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from serving import languages
 from serving.contracts.asr import AsrOptions
-from serving.errors import InvalidInput, ServingError
+from serving.errors import InvalidInput, ServingError, shown
 from serving.middleware import unless_disconnected
 from serving.uploads.fetch import fetch
 from transformers_pre.audio import formats
@@ -119,11 +119,11 @@ class StreamingConversation(Conversation):
             return
         if encoding not in ("pcm16", "float32"):
             raise InvalidInput(
-                f"audio_format must be pcm16, float32 or {CONTAINER}, got {str(encoding)[:20]!r}", param="audio_format"
+                f"audio_format must be pcm16, float32 or {CONTAINER}, got {shown(encoding, 20)}", param="audio_format"
             )
         count = config.get("channels", 1)
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise InvalidInput(f"channels must be 1 or more, got {str(count)[:20]!r}", param="channels")
+            raise InvalidInput(f"channels must be 1 or more, got {shown(count, 20)}", param="channels")
         rate = sample_rate(config.get("sample_rate"), self._settings.base_sample_rate)
         await self._channels.start(options, rate, count, encoding)
         self._count = count
@@ -145,8 +145,9 @@ class StreamingConversation(Conversation):
 
 
 def _language(value: Any) -> str | None:
+    wanted = value or "auto"
     try:
-        return languages.code(str(value or "auto"))
+        return languages.code(wanted if isinstance(wanted, str) else shown(wanted))  # which is no language
     except ValueError as error:
         raise InvalidInput(f"language: {error}", code="unsupported_value", param="language") from None
 

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, WebSocket
 
 from serving.contracts.asr import MAX_TEXT, AsrOptions
-from serving.errors import InvalidInput, ServingError, TooLarge
+from serving.errors import InvalidInput, ServingError, TooLarge, shown
 from transformers_pre.audio import formats
 from transformers_pre.audio.container_stream import ContainerPool
 from transformers_pre.audio.merge import TranscriptSegment
@@ -119,7 +119,7 @@ class VoskConversation(Conversation):
         encoding = config.get("audio_format", CONTAINER if self._container else _PCM)
         if encoding not in (_PCM, CONTAINER):
             raise InvalidInput(
-                f"audio_format must be {_PCM} or {CONTAINER}, got {str(encoding)[:20]!r}", param="audio_format"
+                f"audio_format must be {_PCM} or {CONTAINER}, got {shown(encoding, 20)}", param="audio_format"
             )
         self._container = encoding == CONTAINER
         self._words = bool(config.get("words", self._words))
