@@ -18,13 +18,16 @@ from kserve.protocol.infer_type import RequestedOutput, to_http_parameters
 from kserve.utils.numpy_codec import from_np_dtype, to_np_dtype
 
 from serving import NAME, VERSION
-from serving.errors import InvalidInput, shortened, shown
+from serving.errors import InvalidInput, TooLarge, shortened, shown
 
 JSON_LENGTH = "inference-header-content-length"
 """Length of the JSON part of a body whose tensors follow it; the binary-tensor extension's header."""
 
 MAX_RANK = 16
 """Dimensions of a tensor. Protocol-bound: it bounds what a shape alone can cost; contracts have four at most."""
+MAX_ELEMENTS = 65_536
+"""Elements of the BYTES tensors of one message, all together. Protocol-bound, as each becomes a Python object, and an
+empty one takes four bytes; contracts have 4096 rows at most, a request's files are counted by MAX_INSTANCES."""
 EXTENSIONS = ("binary_tensor_data", "parameters")
 """Extensions of the protocol that are served, by the names that Triton gave them; for REST and gRPC alike."""
 Array = npt.NDArray[Any]
@@ -44,13 +47,16 @@ def tensors(message: InferRequest | InferResponse) -> dict[str, Array]:
 
     Raises:
         InvalidInput: a tensor's data does not have its shape or type.
+        TooLarge: the BYTES tensors have too many elements.
     """
     items = message.inputs if isinstance(message, InferRequest) else message.outputs
     arrays: dict[str, Array] = {}
+    left = MAX_ELEMENTS
     for item in items:
         if item.name in arrays:
             raise InvalidInput(f"tensor {shown(item.name)} is there twice", param=item.name)
-        arrays[item.name] = _array(item)
+        arrays[item.name] = array = _array(item, left)
+        left -= array.size if array.dtype == np.object_ else 0
     return arrays
 
 
@@ -59,14 +65,22 @@ def parameters(message: InferRequest | InferResponse) -> dict[str, Any]:
     return dict(to_http_parameters(message.parameters)) if message.parameters else {}
 
 
-def _array(item: InferInput | InferOutput) -> Array:
+def _array(item: InferInput | InferOutput, most: int = MAX_ELEMENTS) -> Array:
+    """A tensor's array. Raises InvalidInput; TooLarge for BYTES of more than `most` elements."""
     # Shape and type are checked here too: a request by gRPC has not come through `decode_request`.
     name, shape, dtype = item.name, list(item.shape), _dtype(item.name, item.datatype)
     _check_shape(name, shape)
     raw = item._raw_data  # noqa: SLF001  # KServe has no other way to reach the bytes without a copy
+    count = math.prod(shape)
+    if item.datatype == "BYTES" and count > most:
+        raise TooLarge(
+            f"tensor {shown(name)} has {count} elements; the BYTES tensors of a message may have {MAX_ELEMENTS} together",
+            code="too_many_items",
+            param=name,
+        )
     try:
         if item.datatype == "BYTES":
-            flat = _read_bytes(raw) if raw is not None else _encode_strings(item.data)
+            flat = _read_bytes(raw, count) if raw is not None else _encode_strings(item.data)
         else:
             flat = np.frombuffer(raw, dtype) if raw is not None else _read_numbers(item.data, dtype)
         return flat.reshape(shape)
@@ -84,9 +98,13 @@ def _read_numbers(data: Any, dtype: np.dtype[Any]) -> Array:
     return array
 
 
-def _read_bytes(raw: Body) -> Array:
-    """Elements of a serialised BYTES tensor: each is a little-endian u32 length and that many bytes."""
-    view, found, start = memoryview(raw), [], 0
+def _read_bytes(raw: Body, count: int) -> Array:
+    """Elements of a serialised BYTES tensor: each is a little-endian u32 length and that many bytes.
+
+    Raises ValueError, for more than `count` as soon as there is one more.
+    """
+    found: list[bytes] = []
+    view, start = memoryview(raw), 0
     while start < len(view):
         end = start + 4
         if end > len(view):
@@ -95,6 +113,8 @@ def _read_bytes(raw: Body) -> Array:
         start, end = end, end + size
         if end > len(view):
             raise ValueError(f"an element says {size} bytes, {len(view) - start} are left")
+        if len(found) == count:
+            raise ValueError(f"its data hold more than {count} elements")
         found.append(bytes(view[start:end]))
         start = end
     return bytes_array(found)

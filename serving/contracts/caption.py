@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from serving import v2
 from serving.contracts import audio
 from serving.contracts.parameters import options_from, v1_parameters
-from serving.errors import InvalidInput
+from serving.errors import ServingError
 
 NAME = "caption/1"
 MAX_CAPTIONS = 10
@@ -141,7 +141,7 @@ def read_response(response: InferResponse) -> list[CaptionResult]:
     """The results in a predictor's V2 response. Raises ValueError when it does not keep the contract."""
     try:
         found = v2.tensors(response).get("RESULT")
-    except InvalidInput as error:  # the predictor's fault, not the client's: it must not become a 400
+    except ServingError as error:  # the predictor's fault, not the client's: it must not become a 400
         raise ValueError(error.message) from None
     if found is None:
         raise ValueError("the predictor's response has no output 'RESULT'")

@@ -128,6 +128,9 @@ def test_an_answer_whose_bytes_lie_is_no_error_of_the_client() -> None:
     with pytest.raises(ValueError, match="RESULT") as caught:
         asr.read_response(v2.decode_response(text + b"\xff\xff\xff\xffa", len(text)))
     assert not isinstance(caught.value, ServingError)
+    many = v2.bytes_array([b"{}"] * (v2.MAX_ELEMENTS + 1))
+    with pytest.raises(ValueError, match=r"'RESULT' has \d+ elements"):
+        asr.read_response(answer_over_the_wire(v2.response(InferRequest("m", []), "m", {"RESULT": many})))
     with pytest.raises(ValueError, match="no output 'RESULT'"):
         asr.read_response(v2.decode_response(b'{"outputs":[]}', None))
 

@@ -17,7 +17,7 @@ from kserve import InferInput, InferRequest
 from kserve.protocol.infer_type import RequestedOutput
 
 from serving import v2
-from serving.errors import InvalidInput
+from serving.errors import InvalidInput, TooLarge
 
 DTYPES = {
     "BOOL": np.bool_,
@@ -263,6 +263,12 @@ BAD_BINARY = {
     "overflow": ({"shape": [2**32, 2**32, 4]}, 0, b"", "binary_data_size says 0"),
     "BYTES with a stray byte": ({"datatype": "BYTES", "shape": [1]}, 6, b"\1\0\0\0aX", "1 stray bytes at its end"),
     "BYTES element too long": ({"datatype": "BYTES", "shape": [1]}, 5, b"\xff\xff\xff\xffa", "says 4294967295 bytes"),
+    "BYTES is read no further than one more": (
+        {"datatype": "BYTES", "shape": [2]},
+        16,
+        b"\0" * 12 + b"\xff" * 4,
+        "hold more than 2 elements",
+    ),
     "BYTES of another count": ({"datatype": "BYTES", "shape": [3]}, 5, b"\1\0\0\0a", "'X' is not BYTES"),
 }
 
@@ -272,6 +278,17 @@ def test_a_binary_part_that_lies_is_refused(tensor: dict[str, Any], size: Any, t
     text = head(**{"data": ..., **tensor, "parameters": {"binary_data_size": size}})
     with pytest.raises(InvalidInput, match=message):
         decode(text + tail, len(text))
+
+
+@pytest.mark.parametrize("counts", [[v2.MAX_ELEMENTS + 1], [v2.MAX_ELEMENTS - 1, 2]])
+def test_the_elements_of_all_bytes_tensors_are_limited(counts: list[int]) -> None:
+    tensors = {str(index): v2.bytes_array([b""] * count) for index, count in enumerate(counts)}
+    with pytest.raises(TooLarge, match=f"the BYTES tensors of a message may have {v2.MAX_ELEMENTS} together") as caught:
+        decode(*body_of(v2.request("m", tensors)))
+    assert caught.value.code == "too_many_items"
+    assert (
+        len(decode(*body_of(v2.request("m", {"X": v2.bytes_array([b""] * v2.MAX_ELEMENTS)})))["X"]) == v2.MAX_ELEMENTS
+    )
 
 
 @pytest.mark.parametrize("length", [-1, 10**6, 3])
