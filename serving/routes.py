@@ -74,7 +74,7 @@ def _forget_locals(error: BaseException | None) -> None:
         error = error.__context__
 
 
-async def receive_body(request: Request, take: Callable[[int], None] = lambda _: None) -> memoryview:
+async def receive_body(request: Request, take: Callable[[int], None]) -> memoryview:
     """The whole body in one buffer, allocated once when Content-Length says its size.
 
     Args:
@@ -89,9 +89,8 @@ async def receive_body(request: Request, take: Callable[[int], None] = lambda _:
         raise UnsupportedMedia(f"the body's content-encoding is {encoding[:32]!r}; send it without one")
     size, end = whole_number(request.headers, "Content-Length"), 0
     if size is None:
-        gathered = (
-            bytearray()
-        )  # grows in place; joining the chunks would hold the event loop for half a second a gigabyte
+        # Grows in place: joining the chunks would hold the event loop for half a second a gigabyte.
+        gathered = bytearray()
         try:
             async for chunk in request.stream():
                 take(len(chunk))
@@ -130,7 +129,7 @@ def no_version(model_name: str, version: str) -> NotFound:
 
 @dataclass(frozen=True)
 class JsonLimit:
-    """What JSON a V1 or V2 request may hold.
+    """What JSON a request may hold, of V1, V2 and every other route that takes some.
 
     It has a limit apart from the body's: parsing holds Python's lock, so that nothing else runs, and takes many times the
     JSON's size in memory; binary tensors do neither.
@@ -142,10 +141,26 @@ class JsonLimit:
     def check_size(self, size: int) -> None:
         """Raises TooLarge for more than `max_bytes`."""
         if size > self.max_bytes:
-            raise TooLarge(
-                f"{size} bytes of JSON; at most {self.max_bytes} are accepted (MAX_JSON_BYTES), send tensors as binary",
-                code="json_too_large",
-            )
+            raise self._too_large(f"{size} bytes of JSON")
+
+    def counting(self, take: Callable[[int], None]) -> Callable[[int], None]:
+        """`take`, which besides raises TooLarge for a chunk that makes it more than `max_bytes`: not all tell their length."""
+        received = 0
+
+        def take_json(size: int) -> None:
+            nonlocal received
+            received += size
+            if received > self.max_bytes:
+                raise self._too_large("more bytes of JSON")
+            take(size)
+
+        return take_json
+
+    def _too_large(self, what: str) -> TooLarge:
+        return TooLarge(
+            f"{what}; at most {self.max_bytes} are accepted (MAX_JSON_BYTES), send tensors as binary",
+            code="json_too_large",
+        )
 
     def check(self, text: memoryview) -> None:
         """Raises TooLarge for more than `max_bytes`, or more values than `max_values`."""
@@ -174,10 +189,10 @@ class JsonLimit:
         self.check(text)
         return decode()
 
-    async def receive(self, request: Request, take: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
+    async def receive(self, request: Request, take: Callable[[int], None]) -> dict[str, Any]:
         """The JSON object that is a request's body. Raises InvalidInput or TooLarge, and what `take` does."""
         self.check_size(whole_number(request.headers, "Content-Length") or 0)
-        body = await receive_body(request, take)
+        body = await receive_body(request, self.counting(take))
         return await self.decoded(body, partial(_json_object, body))
 
 
@@ -201,7 +216,8 @@ def protocol_router(model: Model, limit: JsonLimit, bodies: BodyBudget) -> APIRo
         declared = whole_number(request.headers, "Content-Length") if json_length is None else json_length
         limit.check_size(declared or 0)
         with bodies.share() as take:
-            return await _inferred(served, request, json_length, limit, take)
+            counted = limit.counting(take) if json_length is None else take
+            return await _inferred(served, request, json_length, limit, counted)
 
     @routes.post("/v2/models/{model_name}/versions/{version}/infer", tags=["V2"], include_in_schema=False)
     @routes.get("/v2/models/{model_name}/versions/{version}/{rest:path}", tags=["V2"], include_in_schema=False)

@@ -101,6 +101,7 @@ def serve(
     dialects: Mapping[str, Render] | None = None,
     health: Iterable[str] = (),
     drain: Drain | None = None,
+    bodies: BodyBudget | None = None,
 ) -> None:
     """Serves `model` until SIGTERM or SIGINT; exits the process with 1 when it cannot be loaded.
 
@@ -111,6 +112,7 @@ def serve(
         dialects: error body by path prefix, besides KServe's.
         health: paths of `routers` that are health (`serving.middleware.HealthPaths`), besides the kit's own.
         drain: pass one to share it with routes that end long streams when the pod stops.
+        bodies: pass one to share it with those of `routers` that take JSON.
     """
     telemetry.configure_logging(settings.log_level)
     telemetry.configure_tracing(settings.model_name)
@@ -119,7 +121,8 @@ def serve(
         keys = Keys(settings.api_keys.get_secret_value(), settings.api_keys_file)
     except ValueError as error:
         sys.exit(str(error))
-    pod, runner = _Pod(model, settings, keys, drain or Drain()), asyncio.Runner()
+    bodies = bodies or BodyBudget(settings.max_bodies_bytes)
+    pod, runner = _Pod(model, settings, keys, drain or Drain(), bodies), asyncio.Runner()
     code = runner.run(pod.run(routers, dialects or {}, health))
     telemetry.flush_traces()
     if pod.abandoned:
@@ -141,11 +144,12 @@ def _kill_children() -> None:
 
 
 class _Pod:
-    def __init__(self, model: PodModel, settings: PodSettings, keys: Keys, drain: Drain):
+    def __init__(self, model: PodModel, settings: PodSettings, keys: Keys, drain: Drain, bodies: BodyBudget):
         self._model = model
         self._settings = settings
         self._keys = keys
         self._drain = drain
+        self._bodies = bodies
         self._stop = asyncio.Event()
         self.abandoned = False
         """Whether a thread may still be at work for the model when `run` returns."""
@@ -206,7 +210,7 @@ class _Pod:
             protocol_router(
                 self._model,
                 JsonLimit(self._settings.max_json_bytes, self._settings.max_json_values),
-                BodyBudget(self._settings.max_bodies_bytes),
+                self._bodies,
             ),
         ):
             app.include_router(router)

@@ -41,10 +41,10 @@ class PodSettings(BaseSettings):
     max_body_bytes: int = Field(1024 * MIB, gt=0)
     """Largest request body on any route; more is refused with 413 before it is read."""
     max_bodies_bytes: int = Field(2048 * MIB, gt=0)
-    """Most bytes of V1 and V2 bodies that are in memory at a time, until they are answered; a request that would go over is
-    refused with 503 and Retry-After. At least MAX_BODY_BYTES."""
+    """Most bytes of V1, V2 and JSON bodies that are in memory at a time, those of V1 and V2 until they are answered; a request
+    that would go over is refused with 503 and Retry-After. At least MAX_BODY_BYTES."""
     max_json_bytes: int = Field(36 * MIB, gt=0)
-    """Largest JSON of a V1 or V2 request, binary tensors not counted; more is refused with 413. Its parsing stops all else
+    """Largest JSON of a request, binary tensors not counted; more is refused with 413. Its parsing stops all else
     for 1.5 to 3 ms a MiB, health too; 25 MiB as base64 fit."""
     max_json_values: int = Field(500_000, gt=0)
     """Most values and names in that JSON, and values in typed lists over gRPC; their parsing stops all else for 60 to 120 ns

@@ -47,7 +47,7 @@ class CtClipSettings(PredictorSettings):
     max_queue: int = Field(8, ge=1)
     """Studies that may wait, 221 MB each; more are refused with 503 and Retry-After."""
     max_json_bytes: int = Field(400 * MIB, gt=0)
-    """Largest JSON of a V1 or V2 request, binary tensors not counted; a volume as base64 takes 282 MiB. Its parsing stops all
+    """Largest JSON of a request, binary tensors not counted; a volume as base64 takes 282 MiB. Its parsing stops all
     else for 1.5 to 3 ms a MiB, health too: send volumes as binary tensors of V2."""
 
     def threads(self) -> int:

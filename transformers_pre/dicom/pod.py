@@ -1,6 +1,7 @@
 """The pod of the CT transformer: its parts, put together."""
 
 from serving.known_predictor import KnownPredictor
+from serving.routes import BodyBudget
 from serving.server import serve
 from transformers_pre.dicom import answers
 from transformers_pre.dicom.model import CtTransformer
@@ -27,9 +28,11 @@ def main() -> None:
         request_seconds=settings.request_timeout_seconds,
         max_overlays=settings.explain_findings,
     )
+    bodies = BodyBudget(settings.max_bodies_bytes)
     serve(
         CtTransformer(pipeline, client, reader, settings),
         settings,
-        routers=[predict.router(pipeline, settings), limits.router(settings)],
+        routers=[predict.router(pipeline, settings, bodies), limits.router(settings)],
         dialects=dict.fromkeys(predict.PREFIXES, answers.failure),
+        bodies=bodies,
     )

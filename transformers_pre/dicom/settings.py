@@ -21,7 +21,7 @@ class DicomSettings(UploadSettings):
     max_body_bytes: int = Field(512 * MIB, gt=0)
     """Largest request body on any route; more is refused with 413 before it is read."""
     max_bodies_bytes: int = Field(1024 * MIB, gt=0)
-    """Most bytes of V1 and V2 bodies that are in memory at a time, until they are answered; a request that would go over is
+    """Most bytes of V1, V2 and JSON bodies that are in memory at a time, until they are answered; a request that would go over is
     refused with 503 and Retry-After. Forms and links are on disk. At least MAX_BODY_BYTES."""
     max_upload_bytes: int = Field(500 * MIB, gt=0)
     """Largest study, uploaded (all of its files together), linked or inside JSON. In V1's JSON it is base64, a third longer, and

@@ -6,12 +6,17 @@ from collections.abc import AsyncIterator
 import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI
+from starlette.types import Message
 
 from serving import v2
+from serving.auth import Keys
 from serving.errors import Overloaded
-from serving.routes import BodyBudget
+from serving.middleware import Drain
+from serving.routes import BodyBudget, JsonLimit, protocol_router
+from serving.server import wrap
 from tests.conftest import ServeApp
-from tests.hops import predictor
+from tests.hops import Sums, predictor
 
 LIMIT = 2000
 REFUSAL = f"bytes of JSON; at most {LIMIT} are accepted (MAX_JSON_BYTES), send tensors as binary"
@@ -25,6 +30,39 @@ async def test_json_over_the_limit_is_413(serve_app: ServeApp, path: str) -> Non
             answer = await client.post(path, content=b" " * size)
             assert answer.status_code == status
         assert answer.json() == {"error": f"{LIMIT + 1} {REFUSAL}"}
+
+
+@pytest.mark.parametrize("path", ["/v1/models/m:predict", "/v2/models/m/infer"])
+async def test_json_over_the_limit_is_413_without_a_length_too(serve_app: ServeApp, path: str) -> None:
+    port = await serve_app(predictor(json_limit=LIMIT))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        assert (await client.post(path, content=_pieces(b" " * LIMIT))).status_code == 400
+        answer = await client.post(path, content=_pieces(b" " * (LIMIT + 1)))
+        refusal = f"more bytes of JSON; at most {LIMIT} {REFUSAL.partition(str(LIMIT))[2].strip()}"
+        assert (answer.status_code, answer.json()) == (413, {"error": refusal})
+
+
+@pytest.mark.parametrize("path", ["/v1/models/m:predict", "/v2/models/m/infer"])
+async def test_json_over_the_limit_is_received_no_further(path: str) -> None:
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        received += 100
+        return {"type": "http.request", "body": b" " * 100, "more_body": received < 10 * LIMIT}
+
+    budget, statuses, until_refused = BodyBudget(1 << 30), [], []
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+            until_refused.append(received)
+
+    app = FastAPI()
+    app.include_router(protocol_router(Sums(), JsonLimit(LIMIT, 1000), budget))
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": []}
+    await wrap(app, {}, Keys(), Drain(), 1 << 30)(scope, receive, send)
+    assert (statuses, until_refused) == ([413], [LIMIT + 100])
 
 
 async def test_many_small_values_are_413(serve_app: ServeApp) -> None:

@@ -2,6 +2,7 @@
 
 from serving.dialects import openai_body
 from serving.known_predictor import KnownPredictor
+from serving.routes import BodyBudget
 from serving.server import serve
 from transformers_pre.audio.caption.describer import Describer
 from transformers_pre.audio.caption.model import CaptionTransformer
@@ -19,10 +20,11 @@ def main() -> None:
     media = DecoderPool(settings.media_limits())
     describer = Describer(client, media, settings)
     model = CaptionTransformer(describer, client, media, settings)
+    bodies = BodyBudget(settings.max_bodies_bytes)
     routers = [
-        service.router(describer, settings),
-        chat.router(describer, settings, ready=lambda: bool(model.ready)),
+        service.router(describer, settings, bodies),
+        chat.router(describer, settings, bodies, ready=lambda: bool(model.ready)),
         recording_limits.router(CaptionLimits.model_validate(settings)),
     ]
     dialects = dict.fromkeys(chat.PREFIXES, openai_body) | dict.fromkeys(service.PREFIXES, service.error_body)
-    serve(model, settings, routers=routers, dialects=dialects)
+    serve(model, settings, routers=routers, dialects=dialects, bodies=bodies)

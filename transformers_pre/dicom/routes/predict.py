@@ -1,7 +1,6 @@
 """POST `/predict`, the route of the original service: a study in a form, or where it lies in JSON, and what was found in it."""
 
 import contextlib
-from functools import partial
 from typing import Any, BinaryIO
 
 import orjson
@@ -9,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from serving.errors import InvalidInput
 from serving.middleware import unless_disconnected
-from serving.routes import JsonLimit, receive_body
+from serving.routes import BodyBudget, JsonLimit
 from serving.threads import in_thread
 from serving.uploads.fetch import fetch
 from transformers_pre.dicom import answers, dicomweb
@@ -21,7 +20,7 @@ PREFIXES = ("/predict",)
 """Paths whose errors are in the service's shape, `answers.failure`."""
 
 
-def router(pipeline: Pipeline, settings: DicomSettings) -> APIRouter:
+def router(pipeline: Pipeline, settings: DicomSettings, bodies: BodyBudget) -> APIRouter:
     """The route, over a pipeline."""
     routes = APIRouter(tags=["CT-CLIP service"])
     forms = settings.form_limits()
@@ -29,8 +28,8 @@ def router(pipeline: Pipeline, settings: DicomSettings) -> APIRouter:
 
     async def asked(request: Request, resources: contextlib.ExitStack) -> StudyRequest:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
-            text = await receive_body(request)
-            return await _linked(await json.decoded(text, partial(_object, text)), settings, resources)
+            with bodies.share() as take:
+                return await _linked(await json.receive(request, take), settings, resources)
         form, upload = await StudyForm.receive(request, forms)
         resources.enter_context(upload)
         return form.request(upload.file, upload.parts)
@@ -46,16 +45,6 @@ def router(pipeline: Pipeline, settings: DicomSettings) -> APIRouter:
         return Response(content, media_type="application/json")
 
     return routes
-
-
-def _object(text: memoryview) -> dict[str, Any]:
-    try:
-        decoded = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"the body is not JSON: {error}") from None
-    if not isinstance(decoded, dict):
-        raise InvalidInput('the body must be an object such as {"url": …}')
-    return decoded
 
 
 async def _linked(body: dict[str, Any], settings: DicomSettings, resources: contextlib.ExitStack) -> StudyRequest:

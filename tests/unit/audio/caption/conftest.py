@@ -56,8 +56,9 @@ class FakePredictor(KnownPredictor):
 class Pod:
     """The app and clients for it."""
 
-    def __init__(self, app: object, predictor: FakePredictor):
+    def __init__(self, app: object, predictor: FakePredictor, bodies: BodyBudget):
         self.predictor = predictor
+        self.bodies = bodies
         transport = httpx.ASGITransport(app)  # type: ignore[arg-type]  # wrapped apps are ASGI
         self.http = httpx.AsyncClient(transport=transport, base_url="http://pod", timeout=60)
         self.openai = openai.AsyncOpenAI(api_key="none", base_url="http://pod/v1", http_client=self.http, max_retries=0)
@@ -99,15 +100,17 @@ async def served() -> AsyncIterator[Pod]:
     model = CaptionTransformer(describer, predictor, media, settings)
     await media.start()
     model.ready = True
-    app = FastAPI()
+    app, bodies = FastAPI(), BodyBudget(settings.max_bodies_bytes)
     limits = recording_limits.router(CaptionLimits.model_validate(settings))
-    for router in (service.router(describer, settings), chat.router(describer, settings, lambda: True), limits):
+    for router in (
+        service.router(describer, settings, bodies),
+        chat.router(describer, settings, bodies, lambda: True),
+        limits,
+    ):
         app.include_router(router)
-    app.include_router(
-        protocol_router(model, JsonLimit(settings.max_json_bytes, settings.max_json_values), BodyBudget(1 << 30))
-    )
+    app.include_router(protocol_router(model, JsonLimit(settings.max_json_bytes, settings.max_json_values), bodies))
     dialects = dict.fromkeys(chat.PREFIXES, openai_body) | dict.fromkeys(service.PREFIXES, service.error_body)
-    pod = Pod(wrap(app, dialects, Keys(), Drain(), settings.max_body_bytes), predictor)
+    pod = Pod(wrap(app, dialects, Keys(), Drain(), settings.max_body_bytes), predictor, bodies)
     yield pod
     await pod.http.aclose()
     await media.close()

@@ -5,10 +5,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from kserve import InferResponse
 
 from serving import v2
 from serving.errors import Overloaded
 from tests.unit.audio.caption.conftest import LIMIT, Pod, b64, silence, sound
+from transformers_pre.audio.caption.settings import CaptionSettings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 TWO = "a sound of 2 seconds"
@@ -75,6 +77,31 @@ async def test_process_refuses_in_its_own_shape(pod: Pod, body: Any, status: int
     assert set(refused.json()) == {"status", "message"}
     assert refused.json()["status"] == "error"
     assert message in refused.json()["message"]
+
+
+@pytest.mark.parametrize("path", ["/process", "/v1/chat/completions"])
+async def test_json_takes_its_share_of_the_memory_for_bodies(pod: Pod, path: str) -> None:
+    with pod.bodies.share() as take:
+        take(CaptionSettings().max_bodies_bytes)
+        refused = await pod.http.post(path, json={})
+    assert refused.status_code == 503
+    assert "MAX_BODIES_BYTES" in refused.text
+    assert (await pod.http.post(path, json={})).status_code == 400
+
+
+async def test_json_has_given_its_share_back_when_the_predictor_is_asked(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its recording is on disk by then."""
+    answered = pod.predictor.infer
+
+    async def with_all_of_the_memory(*asked: Any) -> InferResponse:
+        with pod.bodies.share() as take:
+            take(CaptionSettings().max_bodies_bytes)
+            return await answered(*asked)
+
+    monkeypatch.setattr(pod.predictor, "infer", with_all_of_the_memory)
+    assert (await process(pod, b64(sound(2)))).status_code == 200
 
 
 async def test_what_the_predictor_says_comes_through(pod: Pod) -> None:

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from serving.auth import Keys
 from serving.server import Server, wrap
-from tests.unit.dicom.routes.loopback import LIMIT, CtLoopback, FakePredictor
+from tests.unit.dicom.routes.loopback import JSON_LIMIT, LIMIT, CtLoopback, FakePredictor
 from transformers_pre.dicom import answers
 from transformers_pre.dicom.pipeline import Pipeline
 from transformers_pre.dicom.reader import StudyReader
@@ -27,13 +27,13 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[CtLo
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("uploads")))
         settings = DicomSettings(
             model_name="ct", max_upload_bytes=LIMIT, max_form_files=30, decode_workers=1, study_volumes=1, study_queue=3,
-            max_instances=2, explain_findings=1, url_allow="127.0.0.1", dicomweb=True,
+            max_json_bytes=JSON_LIMIT, max_instances=2, explain_findings=1, url_allow="127.0.0.1", dicomweb=True,
         )  # fmt: skip
         async with StudyReader(settings.study_limits()) as reader:
             pod = CtLoopback(f"http://127.0.0.1:{listener.getsockname()[1]}", predictor, reader, settings)
             pipeline = Pipeline(predictor, reader, request_seconds=240, max_overlays=settings.explain_findings)
             app = FastAPI()
-            app.include_router(predict.router(pipeline, settings))
+            app.include_router(predict.router(pipeline, settings, pod.bodies))
             app.include_router(limits.router(settings))
             dialects = dict.fromkeys(predict.PREFIXES, answers.failure)
             wrapped = wrap(app, dialects, Keys(), pod.drain, 1 << 30)

@@ -18,6 +18,7 @@ from serving.contracts.ct import CtInput
 from serving.deadline import Deadline
 from serving.errors import ServingError
 from serving.middleware import Drain
+from serving.routes import BodyBudget
 from serving.testing import FakeReader
 from tests.ct_series import dicom, scan, zipped
 from tests.unit.serving.uploads.spooling import named, spooled
@@ -25,6 +26,7 @@ from transformers_pre.dicom.reader import StudyReader
 from transformers_pre.dicom.settings import DicomSettings
 
 LIMIT = 1 << 20
+JSON_LIMIT = 64 << 10
 IMAGES = scan()
 FILES = [dicom(image) for image in IMAGES]
 ARCHIVE = zipped(FILES)
@@ -84,6 +86,7 @@ class CtLoopback:
         self.http = httpx.AsyncClient(base_url=address, trust_env=False, timeout=250)
         self.spool = Path(tempfile.gettempdir())
         self.drain = Drain()
+        self.bodies = BodyBudget(settings.max_bodies_bytes)
 
     async def post(self, *files: bytes, **fields: Any) -> httpx.Response:
         """A form with the archive, or with these files."""

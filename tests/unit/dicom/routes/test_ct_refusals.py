@@ -1,7 +1,7 @@
 """What `/predict` refuses, each in the service's shape, and that a client who leaves takes all of the work along."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from pydicom.uid import JPEGBaseline8Bit
 from serving.errors import DeadlineExceeded, InternalError, PredictorUnavailable
 from tests.ct_series import ENCODERS, dicom, scan, zipped
 from tests.servers import until
-from tests.unit.dicom.routes.loopback import ARCHIVE, FILES, LIMIT, CtLoopback
+from tests.unit.dicom.routes.loopback import ARCHIVE, FILES, JSON_LIMIT, LIMIT, CtLoopback
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -92,6 +92,28 @@ BODIES = {"no JSON": b"{", "a list": b"[]", "no link": b"{}", "both": b'{"url": 
 async def test_json_that_is_not_accepted(pod: CtLoopback, body: bytes) -> None:
     refused = await pod.http.post("/predict", content=body, headers={"content-type": "application/json; charset=utf-8"})
     assert (await pod.refusal(refused))[0] == 400
+
+
+async def in_pieces(body: bytes) -> AsyncIterator[bytes]:
+    """Without a length."""
+    for start in range(0, len(body), 10_000):
+        yield body[start : start + 10_000]
+
+
+async def test_json_over_its_limit(pod: CtLoopback) -> None:
+    body = b" " * (JSON_LIMIT + 1)
+    for content in (body, in_pieces(body)):
+        refused = await pod.http.post("/predict", content=content, headers={"content-type": "application/json"})
+        assert await pod.refusal(refused) == (413, "json_too_large")
+        assert "MAX_JSON_BYTES" in refused.json()["error"]
+
+
+async def test_json_that_finds_no_room_in_memory(pod: CtLoopback) -> None:
+    with pod.bodies.share() as take:
+        take(pod.settings.max_bodies_bytes)
+        refused = await pod.http.post("/predict", json={"url": "ftp://a/"})
+    assert await pod.refusal(refused) == (503, "too_many_bytes")
+    assert (await pod.http.post("/predict", json={"url": "ftp://a/"})).status_code == 400
 
 
 ERRORS = {

@@ -8,7 +8,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from serving.contracts.caption import MAX_CAPTIONS, MAX_TOKENS
 from serving.errors import InvalidInput, shown
 from serving.middleware import unless_disconnected
-from serving.routes import JsonLimit
+from serving.routes import BodyBudget, JsonLimit
 from serving.uploads.form import json_openapi
 from transformers_pre.audio.caption import inputs
 from transformers_pre.audio.caption.describer import Describer
@@ -62,24 +62,28 @@ class ChatForm(CaptionForm):
         return self.model_copy(update=names)
 
 
-def router(describer: Describer, settings: CaptionSettings, ready: Callable[[], bool]) -> APIRouter:
+def router(describer: Describer, settings: CaptionSettings, bodies: BodyBudget, ready: Callable[[], bool]) -> APIRouter:
     """The route, over a describer, and the list of models. `ready` says whether the model answers."""
     routes = APIRouter()
-    for part in (_completions(describer, settings), models.router(settings.model_name, ready)):
+    for part in (_completions(describer, settings, bodies), models.router(settings.model_name, ready)):
         routes.include_router(part, tags=["OpenAI"])
         routes.include_router(part, prefix="/openai", include_in_schema=False)
     return routes
 
 
-def _completions(describer: Describer, settings: CaptionSettings) -> APIRouter:
+def _completions(describer: Describer, settings: CaptionSettings, bodies: BodyBudget) -> APIRouter:
     routes = APIRouter()
     limit = JsonLimit(settings.max_json_bytes, settings.max_json_values)
 
+    async def received(request: Request) -> tuple[ChatForm, BinaryIO]:
+        with bodies.share() as take:  # until the recording is on disk
+            body = await limit.receive(request, take)
+            form = _form(body)
+            return form, await inputs.recording(*audio_part(body.get("messages")), settings)
+
     @routes.post("/v1/chat/completions", summary="A caption as a chat", openapi_extra=json_openapi(ChatForm, _MESSAGES))
     async def completions(request: Request) -> Response:
-        body = await limit.receive(request)
-        form = _form(body)
-        part, where = audio_part(body.get("messages"))
+        form, recording = await received(request)
         headers = dict(request.headers)
         head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -87,7 +91,7 @@ def _completions(describer: Describer, settings: CaptionSettings) -> APIRouter:
             "model": settings.model_name,
         }
         with contextlib.ExitStack() as resources:
-            recording = resources.enter_context(await inputs.recording(part, where, settings))
+            resources.enter_context(recording)
             asked = form.request(recording)
             if form.stream:
                 incremental = form.summary == "joined" and form.num_captions == 1

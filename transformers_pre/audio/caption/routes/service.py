@@ -1,12 +1,12 @@
 """The captioning service's routes: POST `/process` takes JSON, as the original service; POST `/caption` a form, and tells all."""
 
-from typing import Any
+from typing import Any, BinaryIO
 
 from fastapi import APIRouter, Request
 
 from serving.errors import ServingError
 from serving.middleware import unless_disconnected
-from serving.routes import JsonLimit
+from serving.routes import BodyBudget, JsonLimit
 from serving.uploads.form import json_openapi
 from transformers_pre.audio.caption import inputs
 from transformers_pre.audio.caption.describer import Describer
@@ -29,18 +29,23 @@ def error_body(error: ServingError) -> dict[str, Any]:
     return {"status": "error", "message": error.message}
 
 
-def router(describer: Describer, settings: CaptionSettings) -> APIRouter:
+def router(describer: Describer, settings: CaptionSettings, bodies: BodyBudget) -> APIRouter:
     """The routes, over a describer."""
     routes = APIRouter(tags=["captioning service"])
     form_limits = settings.form_limits()
     json_limit = JsonLimit(settings.max_json_bytes, settings.max_json_values)
 
+    async def asked(request: Request) -> tuple[CaptionForm, BinaryIO]:
+        with bodies.share() as take:  # until the recording is on disk
+            body = await json_limit.receive(request, take)
+            form = CaptionForm.from_values(body)
+            return form, await inputs.recording(body.get("input_data"), "input_data", settings)
+
     @routes.post("/process", summary="One caption", openapi_extra=json_openapi(CaptionForm, _INPUT))
     async def process(request: Request) -> dict[str, Any]:
         """`processed_data` is the caption; null, with `silence` beside it, when there is nothing to hear."""
-        body = await json_limit.receive(request)
-        form = CaptionForm.from_values(body)
-        with await inputs.recording(body.get("input_data"), "input_data", settings) as recording:
+        form, recording = await asked(request)
+        with recording:
             work = describer.describe(form.request(recording), dict(request.headers))
             found = await unless_disconnected(request.receive, work)
         silence = {"silence": True} if found.silence else {}
