@@ -4,6 +4,8 @@ Fields that a form does not have are ignored; a value that is not accepted is re
 is `serving.uploads.multipart`.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import pydantic
@@ -90,11 +92,11 @@ class Form(BaseModel):
         return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
-def json_openapi(form: type[Form], besides: dict[str, Any]) -> dict[str, Any]:
-    """The JSON body of a route for its `openapi_extra`: the required properties `besides`, and the fields of a form."""
-    schema = form.model_json_schema()
+def json_openapi(model: type[BaseModel], besides: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """The JSON body of a route for its `openapi_extra`: the required properties `besides`, and the fields of a model."""
+    schema = model.model_json_schema()
     schema["properties"] = {**besides, **schema["properties"]}
-    schema["required"] = [*besides]
+    schema["required"] = [*besides, *schema.get("required", ())]
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 

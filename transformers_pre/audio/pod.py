@@ -7,6 +7,7 @@ from serving import heap
 from serving.dialects import openai_body
 from serving.known_predictor import KnownPredictor
 from serving.middleware import Drain
+from serving.routes import BodyBudget
 from serving.server import serve
 from transformers_pre.audio.container_stream import ContainerPool
 from transformers_pre.audio.media import DecoderPool
@@ -37,16 +38,17 @@ def _recognising() -> None:
     containers = ContainerPool(settings.stream_decoders, settings.media_limits())
     transcriber = Transcriber(client, media, settings)
     model = SpeechTransformer(transcriber, client, media, containers, settings)
-    drain = Drain()
+    drain, bodies = Drain(), BodyBudget(settings.max_bodies_bytes)
     connections = LiveConnections(settings, drain)
     routers = [
         openai.router(transcriber, settings, ready=lambda: bool(model.ready)),
         whisper_service.router(transcriber, settings),
-        *(each.router(transcriber, settings, connections, containers) for each in (streaming, vosk)),
+        streaming.router(transcriber, settings, connections, containers, bodies),
+        vosk.router(transcriber, settings, connections, containers),
         realtime.router(transcriber, settings, connections),
         recording_limits.router(Limits.model_validate(settings)),
     ]
     dialects = dict.fromkeys(openai.PREFIXES, openai_body)
     dialects |= dict.fromkeys(whisper_service.PREFIXES, whisper_service.error_body)
     dialects |= dict.fromkeys(streaming.PREFIXES, streaming.error_body)
-    serve(model, settings, routers=routers, dialects=dialects, drain=drain)
+    serve(model, settings, routers=routers, dialects=dialects, drain=drain, bodies=bodies)

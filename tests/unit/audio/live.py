@@ -95,8 +95,9 @@ async def live_pod(keys: str = "", **changes: Any) -> AsyncIterator[LivePod]:
         connections = LiveConnections(settings, drain)
         public = FastAPI()
         containers = await stack.enter_async_context(ContainerPool(settings.stream_decoders, settings.media_limits()))
-        for each in (streaming, vosk):
-            public.include_router(each.router(transcriber, settings, connections, containers))
+        bodies = BodyBudget(settings.max_bodies_bytes)
+        public.include_router(streaming.router(transcriber, settings, connections, containers, bodies))
+        public.include_router(vosk.router(transcriber, settings, connections, containers))
         public.include_router(realtime.router(transcriber, settings, connections))
         dialects = dict.fromkeys(streaming.PREFIXES, streaming.error_body)
         port = await stack.enter_async_context(_serving(wrap(public, dialects, Keys(keys), drain, 1 << 30)))

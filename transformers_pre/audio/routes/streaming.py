@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, WebSocket
-from pydantic import BaseModel, ConfigDict
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serving import languages
 from serving.contracts.asr import AsrOptions
 from serving.errors import InvalidInput, ServingError, shown
 from serving.middleware import unless_disconnected
+from serving.routes import BodyBudget, JsonLimit
 from serving.uploads.fetch import fetch
+from serving.uploads.form import json_openapi
 from transformers_pre.audio import formats
 from transformers_pre.audio.container_stream import ContainerPool
 from transformers_pre.audio.merge import TranscriptSegment
@@ -153,10 +156,19 @@ def _language(value: Any) -> str | None:
 
 
 def router(
-    transcriber: Transcriber, settings: AudioSettings, connections: LiveConnections, containers: ContainerPool
+    transcriber: Transcriber,
+    settings: AudioSettings,
+    connections: LiveConnections,
+    containers: ContainerPool,
+    bodies: BodyBudget,
 ) -> APIRouter:
     """The routes, over a transcriber."""
     routes = APIRouter(tags=["streaming service"])
+    limit = JsonLimit(settings.max_json_bytes, settings.max_json_values)
+
+    async def asked(request: Request) -> LinkedRecording:
+        with bodies.share() as take:
+            return _link(await limit.receive(request, take))
 
     @routes.websocket("/ws")
     async def live(socket: WebSocket) -> None:
@@ -166,9 +178,10 @@ def router(
         )
         await connections.serve(socket, conversation)
 
-    @routes.post("/post_one_step_req", summary="A recording behind a link")
-    async def linked(request: Request, body: LinkedRecording) -> dict[str, Any]:
+    @routes.post("/post_one_step_req", summary="A recording behind a link", openapi_extra=json_openapi(LinkedRecording))
+    async def linked(request: Request) -> dict[str, Any]:
         """Each channel apart: `raw_data` by channel, `sentenced_data` in the order of time."""
+        body = await asked(request)
         with await fetch(body.AudioFileUrl, settings.fetch_limits()) as recording:
             wanted = TranscriptionRequest(recording, words=True, channels="split")
             transcript = await unless_disconnected(
@@ -189,6 +202,14 @@ def router(
         return {"error": False, "error_description": None, "data": "is running"}
 
     return routes
+
+
+def _link(body: dict[str, Any]) -> LinkedRecording:
+    try:
+        return LinkedRecording.model_validate(body)
+    except ValidationError as error:  # told as FastAPI's own, whose place is a path from the request
+        found = error.errors(include_input=False)
+        raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in found]) from None
 
 
 def _raw(by_channel: Mapping[str, list[TranscriptSegment]]) -> dict[str, Any]:
