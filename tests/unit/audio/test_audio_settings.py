@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from serving.contracts.asr import AsrOptions
 from serving.errors import InvalidInput
+from serving.settings import PodSettings
 from serving.uploads.settings import UploadSettings
 from transformers_pre.audio.forms import ProtocolForm
 from transformers_pre.audio.recording_settings import RecordingSettings, pipeline
@@ -98,8 +99,10 @@ async def test_limits_are_told_under_the_names_of_their_settings() -> None:
 
 
 async def test_every_setting_that_is_a_limit_of_the_audio_transformer_is_told() -> None:
-    own = [name for cls in (AudioSettings, RecordingSettings, UploadSettings) for name in cls.__annotations__]
-    limiting = {name for name in own if name.startswith(("max_", "decode_", "url_", "stream_max_"))} - {"url_allow"}
+    classes = (AudioSettings, RecordingSettings, UploadSettings, PodSettings)
+    own = [name for cls in classes for name in cls.__annotations__]
+    prefixes = ("max_", "decode_", "url_", "stream_max_", "stream_decoders")
+    limiting = {name for name in own if name.startswith(prefixes)} - {"url_allow"}
     assert limiting <= set(await told(AudioSettings()))
 
 

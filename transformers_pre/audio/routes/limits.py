@@ -17,6 +17,8 @@ class Limits(RecordingLimits):
     """Longest stretch of live speech that is held back for want of a pause, in seconds."""
     stream_max_connections: int
     """Live connections at a time."""
+    stream_decoders: int
+    """Live connections at a time that send containers, such as WebM."""
     stream_max_seconds: SecondsOrNone
     """Longest audio of a live connection; null for no limit."""
     stream_idle_seconds: float

@@ -18,8 +18,10 @@ class RecordingLimits(BaseModel):
 
     max_body_bytes: int
     """Largest request body on any route."""
+    max_bodies_bytes: int
+    """Most bytes of V1, V2 and JSON bodies in memory, of all requests together."""
     max_json_bytes: int
-    """Largest JSON of a V1 or V2 request, binary tensors not counted."""
+    """Largest JSON of a request, binary tensors not counted."""
     max_json_values: int
     """Most values in that JSON."""
     grpc_max_message_bytes: int
