@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -122,8 +122,17 @@ def test_its_local_settings_are_settings(folder: str, monkeypatch: pytest.Monkey
     assert local_settings(folder, monkeypatch).model_name == folder
 
 
-@each_folder
-def test_its_engine_is_made_without_loading_a_library(folder: str) -> None:
+def backends() -> list[tuple[str, str]]:
+    """Every predictor with every engine that its BACKEND names; without that setting it has one, here ""."""
+    pairs = []
+    for folder in FOLDERS:
+        field = settings_class(folder).model_fields.get("backend")
+        pairs += [(folder, name) for name in (get_args(field.annotation) if field else ("",))]
+    return pairs
+
+
+@pytest.mark.parametrize(("folder", "backend"), backends())
+def test_its_engine_is_made_without_loading_a_library(folder: str, backend: str) -> None:
     """`/health` must answer, and a wrong setting must be told, before gigabytes of libraries are read."""
     cls = settings_class(folder)
     script = f"""
@@ -131,9 +140,12 @@ import sys
 from {cls.__module__} import {cls.__name__}
 from predictors.{folder}.model import engine
 from serving.contracts import {contracts()[service(folder)["contract"]].__name__.rpartition(".")[2]} as contract
-made = engine({cls.__name__}())
-assert all(callable(getattr(made, name)) for name in ("load", "run", "close"))
-hash(made.batch_key(contract.warm_up_item()))
+from serving.engine import ConcurrentEngine
+made = engine({cls.__name__}(**{{"backend": {backend!r}}} if {backend!r} else {{}}))
+assert all(callable(getattr(made, name)) for name in ("load", "close"))
+if not isinstance(made, ConcurrentEngine):
+    assert callable(made.run)
+    hash(made.batch_key(contract.warm_up_item()))
 print(*{{name.partition(".")[0] for name in sys.modules}} & {HEAVY!r})
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
