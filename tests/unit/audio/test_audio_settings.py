@@ -1,16 +1,20 @@
 """The audio transformer's settings: what fits together, where limits come from, and what a client is told of them."""
 
-from typing import Any
+import importlib
+import sys
+from typing import Any, get_args
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from pydantic import ValidationError
 
+from serving import heap
 from serving.contracts.asr import AsrOptions
 from serving.errors import InvalidInput
 from serving.settings import PodSettings
 from serving.uploads.settings import UploadSettings
+from transformers_pre.audio import pod
 from transformers_pre.audio.forms import ProtocolForm
 from transformers_pre.audio.recording_settings import RecordingSettings, pipeline
 from transformers_pre.audio.routes import recording_limits
@@ -65,6 +69,20 @@ def test_no_setting_is_infinite(name: str, value: str) -> None:
 )
 def test_the_pipeline_is_known_before_its_settings(argv: list[str], environment: dict[str, str], chosen: str) -> None:
     assert pipeline(argv, environment) == chosen
+
+
+def test_every_pipeline_has_a_pod_of_its_own_with_settings_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(pod.PODS) == set(get_args(RecordingSettings.model_fields["pipeline"].annotation))
+    for name, module in pod.PODS.items():
+        package = importlib.import_module(f"{module.rpartition('.')[0]}.settings").__package__
+        assert package == ("transformers_pre.audio" if name == "speech" else f"transformers_pre.audio.{name}")
+        started: list[str] = []
+        with monkeypatch.context() as patched:
+            patched.setattr(f"{module}.main", lambda started=started, name=name: started.append(name))
+            patched.setattr(heap, "keep_buffers_apart", lambda: None)
+            patched.setattr(sys, "argv", ["pod", f"--pipeline={name}"])
+            pod.main()
+        assert started == [name]
 
 
 def test_an_unknown_pipeline_is_refused() -> None:
