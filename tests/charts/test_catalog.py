@@ -8,6 +8,8 @@ import shlex
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +19,7 @@ from charts.tools import helm, manifests
 from serving import VERSION
 from serving.settings import PodSettings
 from tests.charts import scenarios
+from transformers_pre.audio.pod import PODS
 from transformers_pre.audio.settings import AudioSettings
 
 VALUES = helm.values()
@@ -24,8 +27,10 @@ VALUES = helm.values()
 FOREIGN = {"HOME", "HF_HOME", "HF_HUB_OFFLINE", "STORAGE_URI", "VLLM_CACHE_ROOT", "TRITON_CACHE_DIR"}
 
 
-def settings_of(module: str) -> type[PodSettings]:
-    """The settings class of a pod, by the module that it runs."""
+def settings_of(module: str, environment: Mapping[str, Any]) -> type[PodSettings]:
+    """The settings class of a pod, by the module that it runs; an audio transformer's by its pipeline."""
+    if module == "transformers_pre.audio":
+        module = PODS[environment.get("PIPELINE", "speech")].rpartition(".")[0]
     found = importlib.import_module(f"{module}.settings")
     (own,) = (
         each
@@ -66,8 +71,8 @@ def test_every_pod_starts_with_its_flags_and_settings(scenario, monkeypatch):
     """The pod's own settings class reads what the chart passes and what KServe's controller appends."""
     for name, role, spec in scenarios.components(scenario):
         each = scenarios.container(spec)
-        settings = settings_of(each["command"][-1])
         given = scenarios.environment(spec)
+        settings = settings_of(each["command"][-1], given)
         environment = {key: "Basic a secret" if isinstance(value, dict) else value for key, value in given.items()}
         assert {key.lower() for key in set(environment) - FOREIGN} <= set(settings.model_fields)
         with monkeypatch.context() as patched:

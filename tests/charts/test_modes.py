@@ -156,6 +156,16 @@ def test_a_forced_language_is_known_to_the_transformer_too():
     assert not any("LANGUAGE_FORCE" in scenarios.environment(spec) for spec in service()["spec"].values())
 
 
+def test_what_only_speech_has_goes_to_no_other_pipeline():
+    forced = ("--set", "models.audio-caption.predictor.env.LANGUAGE_FORCE=fa")
+    (made,) = helm.objects("--set", "models.audio-caption.enabled=true", *forced)
+    assert not {"LANGUAGE_FORCE", "STREAM_SESSION_SECONDS"} & set(scenarios.environment(made["spec"]["transformer"]))
+    speech = scenarios.environment(
+        service("--set", "models.whisper-base.transformer.env.PIPELINE=speech")["spec"]["transformer"]
+    )
+    assert "STREAM_SESSION_SECONDS" in speech
+
+
 def test_api_keys_on_both_pods():
     for _, _, spec in scenarios.components(scenarios.named("locked-down")):
         (volume,) = (volume for volume in spec["volumes"] if "secret" in volume)

@@ -21,12 +21,12 @@ HF_HOME: /tmp/huggingface
 {{- if .root.Values.global.apiKeys.secretName }}
 API_KEYS_FILE: /etc/sonotome/api-keys/keys
 {{- end }}
+{{- if eq (include "sonotome.recognisesSpeech" .component) "true" }}
 {{/* Knative cuts a live connection at the timeout, without a word: half a minute before, its client is told to come again. */}}
-{{- if and (eq .component.module "transformers_pre.audio") (eq .root.Values.deploymentMode "Knative") }}
+{{- if eq .root.Values.deploymentMode "Knative" }}
 STREAM_SESSION_SECONDS: {{ max (sub (int .model.timeout) 30) (div (int .model.timeout) 2) | quote }}
 {{- end }}
 {{/* Silence is answered without the predictor, and its answers tell the forced language as well. */}}
-{{- if eq .component.module "transformers_pre.audio" }}
 {{- with .model.predictor.env.LANGUAGE_FORCE }}
 LANGUAGE_FORCE: {{ . | quote }}
 {{- end }}
@@ -34,6 +34,11 @@ LANGUAGE_FORCE: {{ . | quote }}
 {{- if eq .root.Values.deploymentMode "Standard" }}
 GRACE_SECONDS: {{ int .model.timeout | quote }}
 {{- end }}
+{{- end -}}
+
+{{/* Whether a pod is the audio transformer with its pipeline of speech, the one by default: others lack the settings above. */}}
+{{- define "sonotome.recognisesSpeech" -}}
+{{- and (eq .module "transformers_pre.audio") (eq ((.env | default dict).PIPELINE | default "speech") "speech") -}}
 {{- end -}}
 
 {{- define "sonotome.environment.weights" -}}
