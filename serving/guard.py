@@ -1,7 +1,7 @@
 """`python -m serving.guard PARENT COMMAND…`: becomes COMMAND, which is told to stop (SIGTERM) when its parent dies.
 
-For processes that `serving.local` starts in sessions of their own: no terminal's signal reaches them, and a parent that is
-killed cannot stop them. Linux only, as all pods are.
+For processes that `serving.local` and tests start in sessions of their own: no terminal's signal reaches them, and a parent
+that is killed cannot stop them. Linux only, as all pods are; there the end of the thread that started them counts as its death.
 """
 
 import ctypes
@@ -10,6 +10,11 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h; it holds across exec
+
+
+def guarded(*command: str) -> list[str]:
+    """The command line of a Python command, such as `-m serving.testing`, that is to end with this process."""
+    return [sys.executable, "-m", "serving.guard", str(os.getpid()), sys.executable, *command]
 
 
 def main() -> None:

@@ -22,6 +22,8 @@ from typing import Self
 
 import httpx
 
+from serving.guard import guarded
+
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104  # only where it is asked for
 STARTING_SECONDS = 600.0
 STOPPING_SECONDS = 45.0
@@ -73,7 +75,7 @@ class _Child:
         """Starts `python -m module --flags`."""
         arguments = [f"--{name}={value}" for name, value in flags.items()]
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "serving.guard", str(os.getpid()), sys.executable, "-m", module, *arguments,
+            *guarded("-m", module, *arguments),
             env={**environment, **os.environ},  # the caller's environment wins over service.toml
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, limit=1 << 20,
             start_new_session=True,  # Ctrl-C reaches us alone; we stop them in order

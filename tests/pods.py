@@ -20,6 +20,8 @@ from typing import Any, Self
 
 import httpx
 
+from serving.guard import guarded
+
 STARTING_SECONDS = 60.0
 STOPPING_SECONDS = 30.0
 _POLL_SECONDS = 0.02
@@ -64,12 +66,12 @@ class Pod:
         self.lines: list[str] = []
         """What it wrote so far, stdout and stderr together."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            guarded("-m", module, *arguments),
             env={**os.environ, **(env or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,  # a signal for the test run does not reach it; this class stops it
+            start_new_session=True,  # a signal for the test run does not reach it; this class stops it, the guard if it cannot
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -4,12 +4,12 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
+from serving.guard import guarded
 from tests.pods import free_port, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ class Local:
         self.out: list[str] = []
         self.err: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "serving.local", name, "--port", str(self.port)],
+            guarded("-m", "serving.local", name, "--port", str(self.port)),
             cwd=ROOT,
             env={**os.environ, **(env or {})},
             stdout=subprocess.PIPE,
