@@ -20,6 +20,7 @@ from fastapi.responses import HTMLResponse
 from kserve import InferResponse, Model
 from kserve.errors import ModelNotFound, ModelNotReady
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from serving import VERSION, v2
 from serving.engine import Described
@@ -333,11 +334,19 @@ def health_router(model: Model, draining: Callable[[], bool]) -> APIRouter:
     return routes
 
 
+class _WholeFiles(StaticFiles):
+    """Files without ranges, which HTTP lets a server ignore: Starlette refuses bad ones in plain text, in no dialect of ours."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [header for header in scope["headers"] if header[0] != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
+
+
 def mount_docs(app: FastAPI, title: str, description: str) -> None:
     """`/docs` from files in the image, so that it works without internet access; `/openapi.json` is FastAPI's own."""
     app.title, app.version, app.description = title, VERSION, description
     assets = next(iter((importlib.resources.files("swagger_ui_bundle") / "vendor").iterdir()))
-    app.mount("/docs/assets", StaticFiles(directory=str(assets)), name="docs-assets")
+    app.mount("/docs/assets", _WholeFiles(directory=str(assets)), name="docs-assets")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

@@ -344,7 +344,7 @@ def _tar_entries(upload: Upload, limits: StudyLimits, *, scratch: bool) -> list[
                     raise _too_many_files(limits)
                 if member.isreg() and not member.issparse():
                     found.append(Entry(len(found) + 1, member.offset_data, member.size, member.size, scratch=scratch))
-    except (tarfile.TarError, ValueError, OverflowError):
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError):  # the last one for headers of headers
         raise _damaged("its tar headers are damaged or cut off") from None
     return found
 

@@ -34,6 +34,8 @@ from transformers_pre.dicom.volume import Renderer
 
 _MESSAGE_BYTES = 1 << 19  # a message of slices is sent when it has grown to about this
 
+_FRAMES = 16  # innermost ones, of which an endless recursion has a thousand
+
 
 def main() -> None:
     """Entry point: `python -m transformers_pre.dicom.worker PARENT MEMORY_BYTES`, a socket as standard input."""
@@ -58,7 +60,7 @@ def answer(job: Any, descriptors: list[int], send: child.Send) -> None:
     except (RefusedError, MemoryError, OSError):
         raise
     except Exception as error:  # noqa: BLE001  # the message may quote the file, so only where it happened is written
-        places = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
+        places = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__, -_FRAMES)))
         sys.stderr.write(f"a study cannot be read: {type(error).__name__}\n{places}")
         raise RefusedError(422, "unreadable_study", "the upload cannot be read: it is damaged", fatal=True) from None
     send(DONE, json.dumps(outcome).encode())

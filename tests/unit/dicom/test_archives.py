@@ -1,6 +1,7 @@
 """Uploads in every wrapping, and archives that lie: each is read, or refused by what is wrong with it."""
 
 import struct
+import tarfile
 import zipfile
 from gzip import compress
 from typing import Any
@@ -10,8 +11,10 @@ import numpy.typing as npt
 import pytest
 
 from serving.errors import InvalidInput, ServingError, TooLarge, Unprocessable
+from serving.workers.wire import RefusedError
 from tests.ct_series import dicom, enhanced, scan, stored, tarred, zipped
 from tests.unit.dicom.conftest import Reading
+from transformers_pre.dicom import worker
 from transformers_pre.dicom.limits import StudyLimits
 
 EXACT = 2e-6
@@ -138,6 +141,36 @@ def test_archives_that_are_damaged_or_lie(read: Reading, archive: bytes, change:
     with pytest.raises(InvalidInput, match=why) as caught:
         read(stored(change(archive)))
     assert caught.value.code == code
+
+
+def test_a_tar_of_headers_of_headers_is_damaged(read: Reading) -> None:
+    """Each announces the name of the next member; Python's tarfile goes one deeper for every one."""
+    name = tarfile.TarInfo("././@LongLink")
+    name.type, name.size = tarfile.GNUTYPE_LONGNAME, 1
+    chained = (name.tobuf(tarfile.GNU_FORMAT) + b"x".ljust(tarfile.BLOCKSIZE, b"\0")) * 2000
+    with pytest.raises(InvalidInput, match="its tar headers are damaged") as caught:
+        read(stored(chained + bytes(2 * tarfile.BLOCKSIZE)))
+    assert caught.value.code == "damaged_archive"
+
+
+def test_of_a_failure_a_worker_writes_the_last_frames(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def deeper(*given: Any) -> None:  # two in turn: repeated lines of one are not written
+        other(*given)
+        raise AssertionError
+
+    def other(*given: Any) -> None:
+        deeper(*given)
+        raise AssertionError
+
+    monkeypatch.setattr(worker, "_check_crc", deeper)
+    with pytest.raises(RefusedError, match="it is damaged"):
+        worker.answer({"job": "check_crc"}, [], lambda *_: None)
+    written = capsys.readouterr().err.splitlines()
+    assert written[0] == "a study cannot be read: RecursionError"
+    assert any("in deeper" in line for line in written)
+    assert len(written) < 50
 
 
 def test_an_archive_without_dicom(read: Reading) -> None:
