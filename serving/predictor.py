@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from kserve import InferRequest, InferResponse, Model
@@ -145,9 +146,10 @@ class Predictor(Model, Generic[I, R]):  # type: ignore[misc]  # kserve ships no 
         """The request and its items."""
         if self._dispatcher is None or not self.ready:
             raise ModelNotReady(self.name)
+        # No closures: that of a refusal would hold the body until the garbage collector comes by.
         if isinstance(payload, InferRequest):
-            return payload, await in_turn(lambda: self._contract.read_request(payload))
-        return payload, await in_turn(lambda: self._contract.read_v1(payload))
+            return payload, await in_turn(partial(self._contract.read_request, payload))
+        return payload, await in_turn(partial(self._contract.read_v1, payload))
 
     async def predict(self, payload: tuple[Any, list[I]], headers: dict[str, str] | None = None) -> tuple[Any, list[R]]:
         """The engine's results, in the order of the items; the first error of an item is the request's."""

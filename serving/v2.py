@@ -198,7 +198,9 @@ def decode_request(body: Body, json_length: int | None, model_name: str) -> Infe
     items = head.get("inputs")
     if not isinstance(items, list) or not items:
         raise InvalidInput("'inputs' must be a list of at least one tensor", param="inputs")
-    inputs = [_read_tensor(item, tail, InferInput) for item in items]
+    inputs = []
+    for item in items:  # no comprehension: its closure over `tail` would hold a refused body
+        inputs.append(_read_tensor(item, tail, InferInput))  # noqa: PERF401
     tail.finish()
     wanted = []
     for output in _list(head, "outputs"):

@@ -97,7 +97,7 @@ def alignment_heads(said: Heads | None, layers: int, heads_per_layer: int) -> He
     All of its later half, which is openai-whisper's own default, where the model does not say them, or names one that it has
     not: smaller models made of a large one may have kept its list.
     """
-    if said and all(layer < layers and head < heads_per_layer for layer, head in said):
+    if said and all(0 <= layer < layers and 0 <= head < heads_per_layer for layer, head in said):
         return said
     return [[layer, head] for layer in range(layers // 2, layers) for head in range(heads_per_layer)]
 

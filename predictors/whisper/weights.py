@@ -46,13 +46,13 @@ def with_alignment_heads(folder: Path) -> Path:
 
     Without, CTranslate2 aligns nothing; with heads that the model has not it ends the process.
     """
-    config = json.loads((folder / "config.json").read_text()) if (folder / "config.json").is_file() else {}
-    said = config.get("alignment_heads")
     try:
+        config = json.loads((folder / "config.json").read_text())
+        said = config.get("alignment_heads")
         heads = checkpoint.alignment_heads(said, *checkpoint.decoder_size(folder / "model.bin"))
-    except (struct.error, ValueError, LookupError):  # CTranslate2 says what is wrong with the file
+    except (OSError, struct.error, ValueError, LookupError, AttributeError):  # CTranslate2 says what is wrong with it
         return folder
-    if heads == said:
+    if heads == said or not heads or not config:
         return folder
 
     def mend(source: Path, target: Path) -> None:

@@ -33,6 +33,10 @@ SENTENCES = [
         f"{T}.env.LANGUAGE_FORCE is de, the predictor's is fa: set {P}.env.LANGUAGE_FORCE alone, both pods get it",
     ),
     (
+        [f"{P}.env.LANGUAGE_FORCE=fa", f"{T}.env.LANGUAGE_FORCE="],
+        f"{T}.env.LANGUAGE_FORCE is empty, the predictor's is fa: set {P}.env.LANGUAGE_FORCE alone, both pods get it",
+    ),
+    (
         [f"{T}.env.LANGUAGE_FORCE=de"],
         f"{T}.env.LANGUAGE_FORCE is de, the predictor's is empty: set {P}.env.LANGUAGE_FORCE alone, both pods get it",
     ),

@@ -34,7 +34,7 @@ def verbose_body(transcript: Transcript, granularities: Collection[str]) -> dict
     body: dict[str, Any] = {
         "task": transcript.task,
         "language": language,
-        "duration": _seconds(transcript),
+        "duration": transcript.duration,
         "text": transcript.text,
     }
     if "segment" in granularities:
@@ -87,12 +87,7 @@ def done_body(transcript: Transcript) -> dict[str, Any]:
 
 
 def _seconds_used(transcript: Transcript) -> dict[str, Any]:
-    return {"type": "duration", "seconds": _seconds(transcript)}
-
-
-def _seconds(transcript: Transcript) -> float:
-    """Its duration in whole milliseconds, as live sessions tell it: without what adding floats leaves."""
-    return round(transcript.duration, 3)
+    return {"type": "duration", "seconds": transcript.duration}
 
 
 def _cues(segments: Sequence[TranscriptSegment]) -> list[tuple[int, int, str]]:

@@ -4,6 +4,7 @@ Not here: what is asked of them, which a pipeline's form says.
 """
 
 import contextlib
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -48,7 +49,7 @@ async def _v1_recording(instance: Any, where: str, settings: UploadSettings) -> 
 
 async def of_v2(request: InferRequest, settings: UploadSettings, resources: contextlib.ExitStack) -> list[Source]:
     """The recordings of `AUDIO_FILE`, closed with `resources`, or the samples of `AUDIO`. Raises ServingError."""
-    tensors = await in_turn(lambda: v2.tensors(request))
+    tensors = await in_turn(partial(v2.tensors, request))
     if tensors.keys() >= {"AUDIO_FILE", "AUDIO"}:
         raise InvalidInput("send 'AUDIO_FILE' or 'AUDIO', not both", param="inputs")
     if (files := tensors.get("AUDIO_FILE")) is not None:
@@ -64,5 +65,5 @@ async def of_v2(request: InferRequest, settings: UploadSettings, resources: cont
     rate = sample_rate(v2.parameters(request).get("sample_rate", SAMPLE_RATE))
     samples = np.atleast_2d(tensors["AUDIO"])  # one recording may come as [S]
     settings.check_count(len(samples))
-    rows = await in_turn(lambda: audio.rows(samples, tensors.get("LENGTHS")))
+    rows = await in_turn(partial(audio.rows, samples, tensors.get("LENGTHS")))
     return [Waveform(row, rate) for row in rows]

@@ -106,7 +106,8 @@ def without_repeated_start(left: Sequence[Segment], right: Sequence[Segment]) ->
     """`right` without the two or more words that `left` ends and `right` begins with.
 
     For a stretch that was decoded again because the times of `left` ended early, when its text did not. Words whose times lie
-    further apart than times may be off were said twice; of a side without times of words they are spread over its segments.
+    further apart than times may be off were said twice; of a side without times of words they are spread over its segments,
+    and rather told twice than lost.
     """
     right_units = [_units(segment, ()) for segment in right]
     tail, head = [unit for segment in left for unit in _units(segment, ())], _flat(right_units)

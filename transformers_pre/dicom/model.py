@@ -6,6 +6,7 @@ The public route (`/predict`) calls the same `Pipeline` itself.
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -70,9 +71,9 @@ class CtTransformer(Transformer[StudyRequest, Reading]):
         if names >= {"DICOM_ZIP", "VOLUME"}:
             raise InvalidInput("send 'DICOM_ZIP' or 'VOLUME', not both", param="inputs")
         if "VOLUME" in names:
-            (item,) = await in_turn(lambda: ct.read_request(request))
+            (item,) = await in_turn(partial(ct.read_request, request))
             return [StudyRequest(item.volume, item.options, prompts=item.prompts, draw=False)]
-        tensors = await in_turn(lambda: v2.tensors(request))
+        tensors = await in_turn(partial(v2.tensors, request))
         archive = tensors.get("DICOM_ZIP")
         if archive is None or archive.dtype != np.object_ or archive.size != 1:
             raise InvalidInput(

@@ -55,10 +55,12 @@
 
 {{/* Silence would be answered in another language than speech. */}}
 {{- define "sonotome.check.language" -}}
-{{- $own := dig "transformer" "env" "LANGUAGE_FORCE" "" .model | toString -}}
+{{- if eq (include "sonotome.recognisesSpeech" .model.transformer) "true" -}}
 {{- $predictors := dig "predictor" "env" "LANGUAGE_FORCE" "" .model | toString -}}
-{{- if and $own (ne $own $predictors) -}}
-{{- fail (printf "models.%s.transformer.env.LANGUAGE_FORCE is %s, the predictor's is %s: set models.%s.predictor.env.LANGUAGE_FORCE alone, both pods get it" .name $own ($predictors | default "empty") .name) -}}
+{{- $own := dig "transformer" "env" "LANGUAGE_FORCE" $predictors .model | toString -}}
+{{- if ne $own $predictors -}}
+{{- fail (printf "models.%s.transformer.env.LANGUAGE_FORCE is %s, the predictor's is %s: set models.%s.predictor.env.LANGUAGE_FORCE alone, both pods get it" .name ($own | default "empty") ($predictors | default "empty") .name) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from faster_whisper import WhisperModel
     from faster_whisper.tokenizer import Tokenizer
 
+_SEED = 0
 FRAMES = 3000
 """Frames of 10 ms in a padded window."""
 FRAMES_PER_SECOND = 100
@@ -59,6 +60,7 @@ class CTranslate2Backend:
         from faster_whisper.feature_extractor import FeatureExtractor  # noqa: PLC0415
 
         self.device = choose_device(self._settings.device, ctranslate2.get_cuda_device_count() > 0, "CTranslate2")
+        ctranslate2.set_random_seed(_SEED)  # of each worker's samples; else from the system's noise
         folder = weights.with_alignment_heads(weights.for_ctranslate2(self._settings.model_id))
         threads = self._settings.threads()
         self.workers = 2 if self.device == "cpu" and threads > 1 else 1

@@ -227,6 +227,9 @@ def test_what_is_said_twice_is_no_repetition_without_times_of_words_either() -> 
     first, again = result((8, 10, " All is well. All right")), result((0, 1, " All right"))
     assert merge.with_redecoded(first, 14.0, again).text == " All is well. All right All right"
     assert merge.with_redecoded(first, 10.0, again).text == first.text
+    sentence = " The quick brown fox jumps over the lazy dog."  # said in three seconds, and once more
+    both = merge.with_redecoded(result((7, 10, sentence)), 10.5, result((0, 3, sentence)))
+    assert both.text == sentence * 2
 
 
 def test_a_second_reading_reaches_the_transcript() -> None:

@@ -78,6 +78,7 @@ LATER_HALF = [[2, 0], [2, 1], [3, 0], [3, 1]]
         (None, LATER_HALF),
         ([[0, 1], [4, 0]], LATER_HALF),  # four layers
         ([[0, 1], [3, 2]], LATER_HALF),  # of two heads
+        ([[0, 1], [-1, 0]], LATER_HALF),
     ],
 )
 def test_heads_that_a_decoder_has_not_are_another_models(said: Any, found: list[list[int]]) -> None:

@@ -154,27 +154,34 @@ def test_a_ctranslate2_folder_is_converted_once_for_each_state(tmp_path: Path) -
     assert Path(found.name).name == checkpoint.MODEL
 
 
-@pytest.mark.parametrize(
-    "config", [None, {}, {"alignment_heads": [[0, 1], [7, 0]]}], ids=["no file", "none", "another model's"]
-)
+@pytest.mark.parametrize("config", [{}, {"alignment_heads": [[0, 1], [7, 0]]}], ids=["none", "another model's"])
 def test_a_ctranslate2_folder_without_heads_of_its_own_gets_them(tmp_path: Path, config: Any) -> None:
     source = tmp_path / "source"
     tiny.write_ctranslate2(source, tiny.ctranslate2_variables(tiny.openai_state()))
     assert weights.with_alignment_heads(source) == source
-    (source / "config.json").unlink()
-    if config is not None:
-        (source / "config.json").write_text(json.dumps({"lang_ids": [1], **config}))
+    (source / "config.json").write_text(json.dumps({"lang_ids": [1], **config}))
     found = weights.with_alignment_heads(source)
     assert found != source
     assert (found / "model.bin").samefile(source / "model.bin")
     said = json.loads((found / "config.json").read_text())
-    assert said == {"alignment_heads": [[0, 0], [0, 1]], **({"lang_ids": [1]} if config is not None else {})}
+    assert said == {"alignment_heads": [[0, 0], [0, 1]], "lang_ids": [1]}
     assert weights.with_alignment_heads(source) == found
 
 
 @pytest.mark.parametrize("content", [b"", b"no model"])
 def test_a_damaged_file_is_left_to_ctranslate2(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.bin").write_bytes(content)
+    (tmp_path / "config.json").write_text('{"lang_ids": [1]}')
+    assert weights.with_alignment_heads(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize("config", ["", "{}", "[]", "{", None])
+def test_a_folder_without_a_configuration_is_left_to_ctranslate2(tmp_path: Path, config: str | None) -> None:
+    """It wants more of it than the heads."""
+    tiny.write_ctranslate2(tmp_path, tiny.ctranslate2_variables(tiny.openai_state()))
+    (tmp_path / "config.json").unlink()
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
     assert weights.with_alignment_heads(tmp_path) == tmp_path
 
 
